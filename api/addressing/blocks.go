@@ -1,0 +1,278 @@
+// Copyright The netplane Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package addressing
+
+import (
+	"encoding/binary"
+	"fmt"
+	"hash/fnv"
+	"iter"
+	"net"
+	"net/netip"
+	"strings"
+)
+
+// BlockName is the IPBlock's name: the network, a dot, and the canonical CIDR
+// with ':' and '/' written as '-'. Two networks never share a name because
+// network names have no dots.
+func BlockName(network string, block netip.Prefix) string {
+	return network + "." + strings.NewReplacer(":", "-", "/", "-").Replace(block.String())
+}
+
+// BlockSize is the number of addresses in a block.
+func (p *Plan) BlockSize() int { return 1 << p.blockBits }
+
+// Gateway returns the routers of the network; an invalid address means none.
+func (p *Plan) Gateway() (gateway, gateway6 netip.Addr) { return p.gateway, p.gateway6 }
+
+// Subnets are subnet, additionalSubnets and subnet6, in this order.
+func (p *Plan) Subnets() []netip.Prefix {
+	out := make([]netip.Prefix, 0, len(p.areas)+1)
+	for i := range p.areas {
+		out = append(out, p.areas[i].subnet)
+	}
+	if p.prefix6.IsValid() {
+		out = append(out, p.prefix6)
+	}
+	return out
+}
+
+// Overlaps reports whether some address belongs to both networks.
+func (p *Plan) Overlaps(other *Plan) bool {
+	for _, mine := range p.Subnets() {
+		for _, theirs := range other.Subnets() {
+			if mine.Overlaps(theirs) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// BlockCount is the number of blocks that can be claimed.
+func (p *Plan) BlockCount() uint64 {
+	var n uint64
+	for i := range p.areas {
+		n += p.areas[i].blocks
+	}
+	return n - p.staticBlocks()
+}
+
+// staticBlocks is the number of blocks that the static range touches.
+func (p *Plan) staticBlocks() uint64 {
+	if !p.static.IsValid() {
+		return 0
+	}
+	bits := p.static.Addr().BitLen() - p.static.Bits()
+	if bits <= p.blockBits {
+		return 1
+	}
+	return 1 << (min(bits, maxHostBits) - p.blockBits)
+}
+
+// Candidates yields every block that can be claimed, once each, beginning at
+// hash(node, network) so that nodes diverge without talking to each other.
+func (p *Plan) Candidates(node string) iter.Seq[netip.Prefix] {
+	var total uint64
+	for i := range p.areas {
+		total += p.areas[i].blocks
+	}
+	hash := fnv.New64a()
+	_, _ = hash.Write([]byte(node + "/" + p.network))
+	start := hash.Sum64() % total
+	return func(yield func(netip.Prefix) bool) {
+		for i := range total {
+			block := p.block((start + i) % total)
+			if p.static.IsValid() && p.static.Overlaps(block) {
+				continue
+			}
+			if !yield(block) {
+				return
+			}
+		}
+	}
+}
+
+func (p *Plan) block(index uint64) netip.Prefix {
+	for i := range p.areas {
+		a := &p.areas[i]
+		if index < a.blocks {
+			base := low32(a.subnet.Addr()) + uint32(index<<p.blockBits)
+			addr := withLow32(a.subnet.Addr(), base)
+			return netip.PrefixFrom(addr, addr.BitLen()-p.blockBits)
+		}
+		index -= a.blocks
+	}
+	return netip.Prefix{}
+}
+
+// CheckBlock tells whether block is one of the network's; the error says why not.
+func (p *Plan) CheckBlock(block netip.Prefix) error {
+	a := p.areaOf(block.Addr())
+	switch {
+	case a == nil:
+		return fmt.Errorf("block %s lies in no subnet of network %q", block, p.network)
+	case block.Addr().BitLen()-block.Bits() != p.blockBits:
+		return fmt.Errorf("block %s does not have the %d addresses of a block of network %q", block, p.BlockSize(), p.network)
+	case block != block.Masked():
+		return fmt.Errorf("block %s is not aligned", block)
+	case p.static.IsValid() && p.static.Overlaps(block):
+		return fmt.Errorf("block %s lies in the staticRange %s of network %q", block, p.static, p.network)
+	}
+	return nil
+}
+
+// areaOf finds the carved area that holds addr.
+func (p *Plan) areaOf(addr netip.Addr) *area {
+	for i := range p.areas {
+		a := &p.areas[i]
+		carved := netip.PrefixFrom(a.subnet.Addr(), a.subnet.Addr().BitLen()-a.hostBits)
+		if carved.Contains(addr) {
+			return a
+		}
+	}
+	return nil
+}
+
+// usable yields the addresses of a block that somebody may have, in order.
+func (p *Plan) usable(block netip.Prefix) iter.Seq[netip.Addr] {
+	return func(yield func(netip.Addr) bool) {
+		a := p.areaOf(block.Addr())
+		if a == nil {
+			return
+		}
+		first := low32(block.Addr())
+		next := 0
+		for i := range uint32(p.BlockSize()) {
+			low := first + i
+			for next < len(a.reserved) && a.reserved[next].last < low {
+				next++
+			}
+			if next < len(a.reserved) && a.reserved[next].first <= low {
+				continue
+			}
+			if !yield(withLow32(block.Addr(), low)) {
+				return
+			}
+		}
+	}
+}
+
+// NodeAddress is the first usable address of a block: the node's own in the
+// network. It is false for a block without a usable address.
+func (p *Plan) NodeAddress(block netip.Prefix) (netip.Addr, bool) {
+	for addr := range p.usable(block) {
+		return addr, true
+	}
+	return netip.Addr{}, false
+}
+
+// PodAddresses yields the addresses of a block that pods may have, in order.
+func (p *Plan) PodAddresses(block netip.Prefix) iter.Seq[netip.Addr] {
+	return func(yield func(netip.Addr) bool) {
+		node := true
+		for addr := range p.usable(block) {
+			if node {
+				node = false
+				continue
+			}
+			if !yield(addr) {
+				return
+			}
+		}
+	}
+}
+
+// Capacity is the number of pods' interfaces that a block serves: its usable
+// addresses less the node's own.
+func (p *Plan) Capacity(block netip.Prefix) int {
+	a := p.areaOf(block.Addr())
+	if a == nil {
+		return 0
+	}
+	size := p.BlockSize()
+	first := low32(block.Addr())
+	last := first + uint32(size-1)
+	for _, s := range a.reserved {
+		if s.last < first || s.first > last {
+			continue
+		}
+		size -= int(min(s.last, last)-max(s.first, first)) + 1
+	}
+	return max(0, size-1)
+}
+
+// TotalCapacity is the sum of Capacity over all blocks.
+func (p *Plan) TotalCapacity() int64 {
+	perBlock := int64(p.BlockSize() - 1)
+	total := int64(p.BlockCount()) * perBlock
+	for i := range p.areas {
+		a := &p.areas[i]
+		seen := int64(-1) // last block corrected: a block counts once however many spans touch it
+		for _, s := range a.reserved {
+			base := low32(a.subnet.Addr())
+			for index := int64(s.first-base) >> p.blockBits; index <= int64(s.last-base)>>p.blockBits; index++ {
+				addr := withLow32(a.subnet.Addr(), base+uint32(index<<p.blockBits))
+				block := netip.PrefixFrom(addr, addr.BitLen()-p.blockBits)
+				if index == seen || p.static.IsValid() && p.static.Overlaps(block) {
+					continue
+				}
+				seen = index
+				total -= perBlock - int64(p.Capacity(block))
+			}
+		}
+	}
+	return total
+}
+
+// Interface returns what an interface with this address is configured with:
+// the address in its subnet, and in a dual-stack network the IPv6 address that
+// follows from it, in subnet6.
+func (p *Plan) Interface(addr netip.Addr) []netip.Prefix {
+	a := p.areaOf(addr)
+	if a == nil {
+		return nil
+	}
+	out := []netip.Prefix{netip.PrefixFrom(addr, a.subnet.Bits())}
+	if p.prefix6.IsValid() {
+		out = append(out, netip.PrefixFrom(withLow32(p.prefix6.Addr(), low32(addr)), p.prefix6.Bits()))
+	}
+	return out
+}
+
+// MAC is the hardware address that goes with an address: a reused address
+// keeps its MAC, so that neighbours' caches stay true. 0a is locally
+// administered unicast; the second octet keeps networks apart that share a
+// parent and the low 32 bits.
+func (p *Plan) MAC(addr netip.Addr) net.HardwareAddr {
+	hash := fnv.New32a()
+	_, _ = hash.Write([]byte(p.network))
+	mac := make(net.HardwareAddr, 6)
+	mac[0], mac[1] = 0x0a, byte(hash.Sum32())
+	binary.BigEndian.PutUint32(mac[2:], low32(addr))
+	return mac
+}
+
+func mask32(bits int) uint32 {
+	if bits >= 32 {
+		return ^uint32(0)
+	}
+	return 1<<bits - 1
+}
+
+func low32(addr netip.Addr) uint32 {
+	raw := addr.As16()
+	return binary.BigEndian.Uint32(raw[12:])
+}
+
+func withLow32(addr netip.Addr, low uint32) netip.Addr {
+	if addr.Is4() {
+		var raw [4]byte
+		binary.BigEndian.PutUint32(raw[:], low)
+		return netip.AddrFrom4(raw)
+	}
+	raw := addr.As16()
+	binary.BigEndian.PutUint32(raw[12:], low)
+	return netip.AddrFrom16(raw)
+}

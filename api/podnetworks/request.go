@@ -1,0 +1,213 @@
+// Copyright The netplane Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package podnetworks reads and writes the two annotations that carry a pod's
+// networks: netplane.io/networks (what the pod asks for) and
+// k8s.v1.cni.cncf.io/network-status (what it got). It is pure.
+package podnetworks
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+
+	"sigs.k8s.io/yaml"
+)
+
+// PrimaryInterface is the interface whose address is the pod IP. A request for
+// it replaces the cluster's default network for that pod.
+const PrimaryInterface = "eth0"
+
+// Limits of one pod's annotation.
+const (
+	// MaxRequests bounds the interfaces of one pod.
+	MaxRequests = 32
+	// maxIfName is IFNAMSIZ less the terminating NUL (linux/if.h).
+	maxIfName = 15
+	// maxName is the length of a DNS label (RFC 1123).
+	maxName = 63
+)
+
+// Request is one interface that a pod asks for.
+type Request struct {
+	// Name is the Network's name.
+	Name string `json:"name"`
+	// IfName is the interface's name in the pod; Parse fills in net1, net2, ...
+	IfName string `json:"ifname,omitempty"`
+	// IPs are fixed addresses from the Network's staticRange.
+	IPs []string `json:"ips,omitempty"`
+	// MAC is a fixed hardware address.
+	MAC string `json:"mac,omitempty"`
+	// DefaultRoute makes the Network's gateway the pod's default route.
+	DefaultRoute bool `json:"defaultRoute,omitempty"`
+}
+
+// Parse reads the annotation netplane.io/networks in either of its forms: a
+// YAML (or JSON) list of items, or the short form
+// management@eth0,data@eth1. It is strict: an error names the offending item
+// and the cure. Every returned Request has an IfName.
+func Parse(annotation string) ([]Request, error) {
+	text := strings.TrimSpace(annotation)
+	if text == "" {
+		return nil, errors.New("the list is empty: name at least one network, such as management@eth0")
+	}
+	var requests []Request
+	if text[0] == '-' || text[0] == '[' {
+		if err := yaml.UnmarshalStrict([]byte(text), &requests); err != nil {
+			return nil, fmt.Errorf("the list is no YAML list of {name, ifname, ips, mac, defaultRoute}: %w", cleanYAML(err))
+		}
+	} else {
+		requests = parseShort(text)
+	}
+	if len(requests) == 0 {
+		return nil, errors.New("the list is empty: name at least one network, such as management@eth0")
+	}
+	if len(requests) > MaxRequests {
+		return nil, fmt.Errorf("%d networks are more than the %d that a pod may have", len(requests), MaxRequests)
+	}
+	if err := check(requests); err != nil {
+		return nil, err
+	}
+	return requests, nil
+}
+
+// cleanYAML drops the library's own prefix, which means nothing to a user.
+func cleanYAML(err error) error {
+	return errors.New(strings.TrimPrefix(err.Error(), "error unmarshaling JSON: while decoding JSON: "))
+}
+
+func parseShort(text string) []Request {
+	var out []Request
+	for item := range strings.SplitSeq(text, ",") {
+		name, ifname, _ := strings.Cut(strings.TrimSpace(item), "@")
+		out = append(out, Request{Name: name, IfName: ifname})
+	}
+	return out
+}
+
+// check validates the items and names the interfaces that have no name.
+func check(requests []Request) error {
+	taken := make(map[string]int, len(requests))
+	routed := -1
+	for i := range requests {
+		r := &requests[i]
+		if err := checkItem(r); err != nil {
+			return fmt.Errorf("item %d (network %q): %w", i+1, r.Name, err)
+		}
+		if r.IfName != "" {
+			if first, ok := taken[r.IfName]; ok {
+				return fmt.Errorf("item %d (network %q): ifname %q is already used by item %d", i+1, r.Name, r.IfName, first+1)
+			}
+			taken[r.IfName] = i
+		}
+		if r.DefaultRoute {
+			if routed >= 0 {
+				return fmt.Errorf("item %d (network %q): defaultRoute is already asked for by item %d; a pod has one", i+1, r.Name, routed+1)
+			}
+			routed = i
+		}
+	}
+	nameRest(requests, taken)
+	return nil
+}
+
+// nameRest gives net1, net2, ... to items without a name, passing over names
+// that another item asked for.
+func nameRest(requests []Request, taken map[string]int) {
+	next := 1
+	for i := range requests {
+		for requests[i].IfName == "" {
+			name := fmt.Sprintf("net%d", next)
+			next++
+			if _, ok := taken[name]; !ok {
+				requests[i].IfName = name
+			}
+		}
+	}
+}
+
+func checkItem(r *Request) error {
+	if err := checkName(r.Name); err != nil {
+		return err
+	}
+	if err := checkIfName(r.IfName); r.IfName != "" && err != nil {
+		return err
+	}
+	for _, ip := range r.IPs {
+		if _, err := netip.ParseAddr(ip); err != nil {
+			return fmt.Errorf("ips: %q is no IP address", ip)
+		}
+	}
+	if r.MAC == "" {
+		return nil
+	}
+	mac, err := net.ParseMAC(r.MAC)
+	if err != nil || len(mac) != 6 {
+		return fmt.Errorf("mac: %q is no MAC address such as 0a:58:0a:0a:00:05", r.MAC)
+	}
+	if mac[0]&1 != 0 {
+		return fmt.Errorf("mac: %q is a multicast address: its first octet must be even", r.MAC)
+	}
+	return nil
+}
+
+func checkName(name string) error {
+	if name == "" {
+		return errors.New("the network's name is missing")
+	}
+	if len(name) > maxName {
+		return fmt.Errorf("the name has %d characters: a Network's name has at most %d", len(name), maxName)
+	}
+	for i, c := range []byte(name) {
+		inner := i > 0 && i < len(name)-1
+		if c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '-' && inner {
+			continue
+		}
+		return errors.New("the name is no DNS label: a Network's name has lower case letters, digits and '-' only")
+	}
+	return nil
+}
+
+// checkIfName refuses what the kernel refuses (dev_valid_name in
+// net/core/dev.c), and names that have another meaning in a pod.
+func checkIfName(name string) error {
+	switch {
+	case len(name) > maxIfName:
+		return fmt.Errorf("ifname %q has %d characters: the kernel allows %d", name, len(name), maxIfName)
+	case name == "." || name == "..":
+		return fmt.Errorf("ifname %q is refused by the kernel", name)
+	case name == "lo" || name == "all" || name == "default":
+		return fmt.Errorf("ifname %q has a meaning of its own in every pod: choose another", name)
+	}
+	for _, c := range []byte(name) {
+		if c <= ' ' || c == '/' || c == ':' || c >= 0x7f || c == '%' || c == '@' {
+			return fmt.Errorf("ifname %q has a character that an interface's name cannot have: use letters, digits, '-', '_' and '.'", name)
+		}
+	}
+	return nil
+}
+
+// Demand counts the addresses that the requests take of each network. A
+// request with fixed IPs takes none of a node's blocks.
+func Demand(requests []Request) map[string]int {
+	out := make(map[string]int, len(requests))
+	for i := range requests {
+		if len(requests[i].IPs) == 0 {
+			out[requests[i].Name]++
+		}
+	}
+	return out
+}
+
+// Primary returns the request for eth0, or nil if the pod keeps the cluster's
+// default network.
+func Primary(requests []Request) *Request {
+	for i := range requests {
+		if requests[i].IfName == PrimaryInterface {
+			return &requests[i]
+		}
+	}
+	return nil
+}

@@ -1,0 +1,133 @@
+// Copyright The netplane Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package v1alpha1
+
+// Condition types.
+const (
+	// ConditionReady on a Network: pods may be placed on it. On a
+	// PhysicalNetwork: at least one node backs it with a NIC that is up.
+	ConditionReady = "Ready"
+
+	// ConditionTight on a Network: fewer unclaimed blocks are left than nodes
+	// that back it, so that blocks are claimed on demand only.
+	ConditionTight = "Tight"
+
+	// ConditionAgentReady on a NodeNetwork: the node's agent serves. A node
+	// whose agent is not ready takes no pods with networks. Written by the
+	// controller from the readiness of the agent's pod.
+	ConditionAgentReady = "AgentReady"
+
+	// ConditionInventoryReady on a NodeNetwork: the agent could read its map
+	// file and the node's links. Written by the agent.
+	ConditionInventoryReady = "InventoryReady"
+
+	// ConditionEndpointsByNetwork on a Service: whether its slices follow its
+	// netplane.io/networks annotation.
+	ConditionEndpointsByNetwork = "netplane.io/EndpointsByNetwork"
+)
+
+// Reasons of a Network's Ready condition.
+const (
+	// ReasonReady: nothing stands against it.
+	ReasonReady = "Ready"
+	// ReasonUnknownPhysicalNetwork: spec.physicalNet names no PhysicalNetwork; create it.
+	ReasonUnknownPhysicalNetwork = "UnknownPhysicalNetwork"
+	// ReasonSubnetOverlap: an older Network on the same physical network and
+	// VLAN has some of its addresses; choose another subnet or VLAN.
+	ReasonSubnetOverlap = "SubnetOverlap"
+	// ReasonNoNode: no node backs the physical network with a NIC that is up;
+	// map a NIC or repair the link.
+	ReasonNoNode = "NoNode"
+	// ReasonInvalidSpec: the spec passed the CRD's rules but cannot be carved;
+	// the message says why.
+	ReasonInvalidSpec = "InvalidSpec"
+	// ReasonTerminating: the Network is being deleted and waits for its pods.
+	ReasonTerminating = "Terminating"
+	// ReasonUnsupportedPlugin: spec.plugin names nothing that this release runs.
+	ReasonUnsupportedPlugin = "UnsupportedPlugin"
+)
+
+// Reasons of a Network's Tight condition.
+const (
+	// ReasonBlocksLeft: every node that backs the network can claim another block.
+	ReasonBlocksLeft = "BlocksLeft"
+	// ReasonFewBlocksLeft: there are fewer unclaimed blocks than nodes.
+	ReasonFewBlocksLeft = "FewBlocksLeft"
+)
+
+// Reasons of a PhysicalNetwork's Ready condition.
+const (
+	// ReasonNodesReady: at least one node backs it.
+	ReasonNodesReady = "NodesReady"
+	// ReasonNoInterface: no node maps a NIC to it; see the node map file or spec.nodeInterfaces.
+	ReasonNoInterface = "NoInterface"
+	// ReasonInterfacesDown: nodes map NICs to it, but none is up.
+	ReasonInterfacesDown = "InterfacesDown"
+)
+
+// Reasons of a NodeNetwork's conditions and of its physicalNetworks entries.
+const (
+	// ReasonAgentPodReady: the agent's pod is Ready.
+	ReasonAgentPodReady = "AgentPodReady"
+	// ReasonAgentPodNotReady: the agent's pod exists but is not Ready; read its log.
+	ReasonAgentPodNotReady = "AgentPodNotReady"
+	// ReasonNoAgentPod: no agent pod runs on the node.
+	ReasonNoAgentPod = "NoAgentPod"
+	// ReasonInventoryRead: map file and links were read.
+	ReasonInventoryRead = "InventoryRead"
+	// ReasonInvalidMap: the map file has an error; the message names line and cure.
+	ReasonInvalidMap = "InvalidMap"
+	// ReasonInterfaceUp: the NIC is there and up.
+	ReasonInterfaceUp = "InterfaceUp"
+	// ReasonInterfaceDown: the NIC is there, but down or without carrier.
+	ReasonInterfaceDown = "InterfaceDown"
+	// ReasonInterfaceNotFound: the mapping names a NIC that the node lacks.
+	ReasonInterfaceNotFound = "InterfaceNotFound"
+)
+
+// Reasons why a node refuses a Network whose physical network it backs
+// (NodeNetwork status.refused).
+const (
+	// ReasonPluginConflict: a NIC cannot be a macvlan parent and a bridge port
+	// at once; an older Network decided.
+	ReasonPluginConflict = "PluginConflict"
+	// ReasonHostInterface: the NIC carries the host's addresses or default
+	// route, so it is never enslaved to a bridge.
+	ReasonHostInterface = "HostInterface"
+	// ReasonMTUExceedsInterface: spec.mtu is larger than the NIC's.
+	ReasonMTUExceedsInterface = "MTUExceedsInterface"
+	// ReasonPluginUnavailable: the node's kernel lacks the plugin's link kind.
+	ReasonPluginUnavailable = "PluginUnavailable"
+)
+
+// Reasons of a Service's EndpointsByNetwork condition.
+const (
+	// ReasonEndpointsPublished: slices follow the annotation.
+	ReasonEndpointsPublished = "EndpointsPublished"
+	// ReasonInvalidAnnotation: netplane.io/networks on the Service is malformed.
+	ReasonInvalidAnnotation = "InvalidAnnotation"
+	// ReasonUnknownNetwork: the annotation names a Network that does not exist.
+	ReasonUnknownNetwork = "UnknownNetwork"
+	// ReasonSelectorKeyMissing: the selector lacks netplane.io/endpoints: by-network.
+	ReasonSelectorKeyMissing = "SelectorKeyMissing"
+	// ReasonNoSharedFamily: the Service and a network share no IP family.
+	ReasonNoSharedFamily = "NoSharedFamily"
+	// ReasonIsolatedClusterIP: a ClusterIP Service names only isolated
+	// networks; make it headless.
+	ReasonIsolatedClusterIP = "IsolatedClusterIP"
+)
+
+// Reasons of events.
+const (
+	// EventNetworkAttachFailed on a pod: its interfaces could not be made; kubelet retries.
+	EventNetworkAttachFailed = "NetworkAttachFailed"
+	// EventNetworksAttached on a pod: its interfaces stand.
+	EventNetworksAttached = "NetworksAttached"
+	// EventAddressWithheld on a pod: an address that its network-status claims
+	// lies in no block of its node and was not published.
+	EventAddressWithheld = "AddressWithheld"
+	// EventBlockClaimed and EventBlockReleased on an IPBlock's Network.
+	EventBlockClaimed  = "BlockClaimed"
+	EventBlockReleased = "BlockReleased"
+)

@@ -1,0 +1,72 @@
+// Copyright The netplane Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package v1alpha1
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// IPBlockSpec is immutable.
+type IPBlockSpec struct {
+	// network is the Network's name.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	Network string `json:"network"`
+	// networkUID tells a Network from a later one of the same name.
+	// +required
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	NetworkUID types.UID `json:"networkUID"`
+	// cidr is the block: an aligned piece of the Network's subnet. Dual-stack
+	// networks carve IPv4; IPv6 addresses follow from it.
+	// +required
+	CIDR CIDR `json:"cidr"`
+	// nodeName is the node that holds the block.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	NodeName string `json:"nodeName"`
+	// nodeUID tells a Node from a later one of the same name.
+	// +required
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	NodeUID types.UID `json:"nodeUID"`
+}
+
+// IPBlock is a piece of a Network's subnet that one node holds. Its name is
+// made of network and CIDR, so that the API server itself refuses a second
+// claim. To release it, delete it: the finalizer holds it while an address in
+// it is alive.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:resource:scope=Cluster,shortName=ipb,categories=netplane
+// +kubebuilder:selectablefield:JSONPath=`.spec.nodeName`
+// +kubebuilder:selectablefield:JSONPath=`.spec.network`
+// +kubebuilder:printcolumn:name="Network",type=string,JSONPath=`.spec.network`
+// +kubebuilder:printcolumn:name="CIDR",type=string,JSONPath=`.spec.cidr`
+// +kubebuilder:printcolumn:name="Node",type=string,JSONPath=`.spec.nodeName`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+// +kubebuilder:validation:XValidation:rule="!isCIDR(self.spec.cidr) || self.metadata.name == self.spec.network + '.' + string(cidr(self.spec.cidr)).replace(':', '-').replace('/', '-')",message="metadata.name must be <network>.<cidr> with ':' and '/' written as '-'"
+// +kubebuilder:validation:XValidation:rule="self.spec == oldSelf.spec",message="spec is immutable: delete the block to release it"
+type IPBlock struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	// +required
+	Spec IPBlockSpec `json:"spec"`
+}
+
+// IPBlockList is a list of IPBlocks.
+//
+// +kubebuilder:object:root=true
+type IPBlockList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+
+	Items []IPBlock `json:"items"`
+}

@@ -1,0 +1,150 @@
+// Copyright The netplane Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package v1alpha1
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// OperState is a link's operational state (RFC 2863, as the kernel's operstate).
+type OperState string
+
+// Operational states that netplane tells apart; anything that carries no
+// traffic is Down.
+const (
+	OperStateUp   OperState = "Up"
+	OperStateDown OperState = "Down"
+)
+
+// NodeInterfaceStatus describes one NIC of the node.
+type NodeInterfaceStatus struct {
+	// name of the link in the host's namespace.
+	// +required
+	Name string `json:"name"`
+	// +optional
+	MAC string `json:"mac,omitempty"`
+	// +optional
+	MTU int32 `json:"mtu,omitempty"`
+	// speedMbps is absent where the driver does not tell.
+	// +optional
+	SpeedMbps int64 `json:"speedMbps,omitempty"`
+	// numaNode is absent where the NIC has none.
+	// +optional
+	NUMANode *int32 `json:"numaNode,omitempty"`
+	// +optional
+	PCIAddress string `json:"pciAddress,omitempty"`
+	// +optional
+	Driver string `json:"driver,omitempty"`
+	// addresses of the host on this NIC, as CIDRs.
+	// +optional
+	// +listType=atomic
+	Addresses []string `json:"addresses,omitempty"`
+	// +optional
+	State OperState `json:"state,omitempty"`
+	// inUse is true while the NIC itself is inside a pod.
+	// +optional
+	InUse bool `json:"inUse,omitempty"`
+}
+
+// NodePhysicalNetwork says which NICs of the node back a physical network.
+type NodePhysicalNetwork struct {
+	// name of the PhysicalNetwork.
+	// +required
+	Name string `json:"name"`
+	// interfaces that back it, as the node's map or nodeInterfaces named them.
+	// +optional
+	// +listType=atomic
+	Interfaces []string `json:"interfaces,omitempty"`
+	// ready: at least one of the interfaces exists and is up.
+	// +optional
+	Ready bool `json:"ready"`
+	// reason is InterfaceUp, InterfaceDown or InterfaceNotFound.
+	// +optional
+	Reason string `json:"reason,omitempty"`
+}
+
+// RefusedNetwork is a Network that the node cannot serve although its NICs
+// back the physical network.
+type RefusedNetwork struct {
+	// network is the Network's name.
+	// +required
+	Network string `json:"network"`
+	// reason is PluginConflict, HostInterface, MTUExceedsInterface or PluginUnavailable.
+	// +required
+	Reason string `json:"reason"`
+	// +optional
+	Message string `json:"message,omitempty"`
+}
+
+// HeldAddresses counts addresses in the node's blocks that cannot be given out
+// although no living pod accounts for them: leaked, quarantined, or of pods
+// that are gone but whose sandbox is not.
+type HeldAddresses struct {
+	// network is the Network's name.
+	// +required
+	Network string `json:"network"`
+	// +required
+	Count int32 `json:"count"`
+	// podUID is the pod that they belonged to, if known. An entry with a podUID
+	// counts only when that pod does not exist.
+	// +optional
+	PodUID types.UID `json:"podUID,omitempty"`
+}
+
+// NodeNetworkStatus: all but condition AgentReady is written by the node's agent.
+type NodeNetworkStatus struct {
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+	// interfaces are the node's NICs, by name.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	Interfaces []NodeInterfaceStatus `json:"interfaces,omitempty"`
+	// physicalNetworks are the mappings in force, by name.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	PhysicalNetworks []NodePhysicalNetwork `json:"physicalNetworks,omitempty"`
+	// refused are Networks that this node cannot serve.
+	// +optional
+	// +listType=map
+	// +listMapKey=network
+	Refused []RefusedNetwork `json:"refused,omitempty"`
+	// held are addresses that no living pod accounts for.
+	// +optional
+	// +listType=atomic
+	Held []HeldAddresses `json:"held,omitempty"`
+}
+
+// NodeNetwork is what one Node offers: its NICs and which physical networks
+// they back. It has the Node's name and is owned by it.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:resource:scope=Cluster,shortName=nodenet,categories=netplane
+// +kubebuilder:subresource:status
+// +kubebuilder:printcolumn:name="Agent",type=string,JSONPath=`.status.conditions[?(@.type=="AgentReady")].status`
+// +kubebuilder:printcolumn:name="Physical",type=string,JSONPath=`.status.physicalNetworks[*].name`
+// +kubebuilder:printcolumn:name="Interfaces",type=string,JSONPath=`.status.physicalNetworks[*].interfaces`
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.physicalNetworks[*].ready`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+type NodeNetwork struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	// +optional
+	Status NodeNetworkStatus `json:"status,omitempty"`
+}
+
+// NodeNetworkList is a list of NodeNetworks.
+//
+// +kubebuilder:object:root=true
+type NodeNetworkList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+
+	Items []NodeNetwork `json:"items"`
+}
