@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# Builds the programs that the test environment is made of, each once per content, and prints the folder that holds them.
+#
+#   hack/binaries.sh kubernetes|containerd|etcd|coredns|plugins|kind|programs    all programs of a set
+#   hack/binaries.sh kubernetes/kubectl...                                       only these
+#
+# What is built is pinned by test/nodeimage/<set>/go.mod (lines `tool`) and its go.sum; nothing but a Go module proxy is needed.
+set -o errexit -o nounset -o pipefail
+# shellcheck source=hack/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+# A kubeadm without its version stamped in refuses to work, as it cannot tell which release it is to install.
+kubernetes_flags() {
+	local version minor pkg
+	version="$(module_version test/nodeimage/kubernetes k8s.io/kubernetes)"
+	minor="${version#v1.}"
+	minor="${minor%%.*}"
+	for pkg in k8s.io/component-base/version k8s.io/client-go/pkg/version; do
+		printf -- '-X %s.gitVersion=%s -X %s.gitMajor=1 -X %s.gitMinor=%s -X %s.gitTreeState=clean ' \
+			"$pkg" "$version" "$pkg" "$pkg" "$minor" "$pkg"
+	done
+}
+
+# binary_name PACKAGE: its last element, but for one module that keeps its main package at its root.
+binary_name() {
+	case "$1" in
+	go.etcd.io/etcd/server/v3) echo etcd ;;
+	*) echo "${1##*/}" ;;
+	esac
+}
+
+# No -trimpath: with it nothing would be shared with the Go build cache of netplane's own binaries.
+compile() {
+	local set="$1" pkg="$2" out="$3" flags="-s -w"
+	if [[ $set == kubernetes ]]; then flags+=" $(kubernetes_flags)"; fi
+	cd "$ROOT/test/nodeimage/$set"
+	CGO_ENABLED=0 GOFLAGS="${GOFLAGS:-} -mod=readonly -buildvcs=false" go build -ldflags "$flags" -o "$out.new" "$pkg"
+	mv "$out.new" "$out"
+}
+
+build() {
+	local set="${1%%/*}" only="" dir out sources packages pkg name
+	if [[ $1 == */* ]]; then only="${1#*/}"; fi
+	dir="$ROOT/test/nodeimage/$set"
+	[[ -f $dir/go.mod ]] || die "no such set of binaries: $set (see test/nodeimage)"
+	mapfile -t sources < <(find "$dir" -name 'go.*' -o -name '*.go' | sort)
+	out="$CACHE/build/$set-$(digest "${sources[@]}" "$(go env GOVERSION GOARCH)" 1)"
+	mkdir -p "$out"
+	packages="$(cd "$dir" && go mod edit -json | jq -r '.Tool[].Path')"
+	for pkg in $packages; do
+		name="$(binary_name "$pkg")"
+		if [[ -x $out/$name || ( -n $only && $only != "$name" ) ]]; then continue; fi
+		step "building $name from its Go module" compile "$set" "$pkg" "$out/$name"
+	done
+	[[ -z $only || -x $out/$only ]] || die "no program $only in test/nodeimage/$set/go.mod"
+	prune "$CACHE/build" "$set"
+	echo "$out"
+}
+
+need go "install the Go toolchain named in go.mod"
+need jq "install it with your package manager"
+for wanted in "$@"; do
+	with_lock "build-${wanted%%/*}" build "$wanted"
+done

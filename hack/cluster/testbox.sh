@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Builds the image netplane/testbox:dev that the examples and tests run in pods: Debian's static busybox, all its programs linked.
+set -o errexit -o nounset -o pipefail
+# shellcheck source=hack/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
+
+image=netplane/testbox:dev
+
+need docker "run hack/cluster/engine.sh"
+busybox="$(command -v busybox || true)"
+[[ -n $busybox ]] || die "busybox is missing: install busybox-static"
+# A dynamically linked one would find no libraries in an empty image.
+if ldd "$busybox" >/dev/null 2>&1; then die "$busybox is not static: install busybox-static"; fi
+
+label="$(digest "$busybox" "${BASH_SOURCE[0]}")"
+[[ $(docker image inspect --format '{{index .Config.Labels "content"}}' "$image" 2>/dev/null) == "$label" ]] && exit 0
+dir="$(mktemp -d)"
+trap 'rm -rf "$dir"' EXIT
+mkdir -p "$dir"/root/{bin,etc,tmp,www}
+cp "$busybox" "$dir/root/bin/busybox"
+"$busybox" --list | while read -r name; do
+	[[ $name == busybox ]] || ln -s busybox "$dir/root/bin/$name"
+done
+echo 'root:x:0:0:root:/:/bin/sh' >"$dir/root/etc/passwd"
+cat >"$dir/Dockerfile" <<'DOCKERFILE'
+FROM scratch
+COPY root/ /
+ENV PATH=/bin
+CMD ["sleep", "2147483647"]
+DOCKERFILE
+DOCKER_BUILDKIT=0 docker build --quiet --label "content=$label" --tag "$image" "$dir" >/dev/null
