@@ -1,0 +1,93 @@
+# Copyright The netplane Authors.
+# SPDX-License-Identifier: Apache-2.0
+
+SHELL := /bin/bash -o errexit -o nounset -o pipefail
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# The kind cluster that demo and test-e2e share; its kubectl context is kind-$(CLUSTER).
+CLUSTER ?= netplane
+# Extra flags for go test, such as -run or -v.
+TESTFLAGS ?=
+
+GIT_VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+# kube-scheduler refuses to parse an empty or foreign version, so it gets the Kubernetes release that it is built from.
+KUBE_VERSION := $(shell go list -m -f '{{.Version}}' k8s.io/kubernetes 2>/dev/null)
+LDFLAGS := -s -w \
+  -X k8s.io/component-base/version.gitVersion=$(KUBE_VERSION)-netplane+$(GIT_VERSION) \
+  -X k8s.io/component-base/version.gitMajor=$(word 1,$(subst ., ,$(KUBE_VERSION:v%=%))) \
+  -X k8s.io/component-base/version.gitMinor=$(word 2,$(subst ., ,$(KUBE_VERSION:v%=%)))
+
+.PHONY: help
+help: ## Print this list
+	@awk 'BEGIN {FS = ":.*## "; print "netplane: make TARGET"} /^[a-z0-9-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+##@ Use
+
+.PHONY: demo
+demo: ## Set everything up, run the talk's example on a kind cluster, leave it running
+	hack/demo-up.sh $(CLUSTER)
+	hack/demo.sh $(CLUSTER)
+
+.PHONY: demo-down
+demo-down: ## Remove the kind cluster
+	hack/cluster/down.sh $(CLUSTER)
+
+.PHONY: engine-down
+engine-down: ## Stop the container engine, if make demo or make test started it
+	hack/cluster/engine-down.sh
+
+##@ Build
+
+.PHONY: build
+build: ## Build the four binaries into bin/
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/netplane-scheduler ./scheduler
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/netplane-controller ./netcontroller
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/netplane-agent ./cni/agent
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/netplane ./cni/plugin
+
+.PHONY: images
+images: build ## Build the container images with the local engine
+	hack/cluster/engine.sh
+	hack/cluster/images.sh
+
+##@ Test
+
+.PHONY: test
+test: test-unit test-integration test-netns test-e2e ## Run all four tiers of tests
+	@echo "make test: all four tiers passed"
+
+.PHONY: test-unit
+test-unit: ## Tests without cluster or root, with the race detector
+	go test -race $(TESTFLAGS) ./api/... ./scheduler/... ./netcontroller/... ./cni/...
+
+.PHONY: test-integration
+test-integration: ## Tests against a real kube-apiserver and etcd
+	assets="$$(hack/assets.sh)"; KUBEBUILDER_ASSETS="$$assets" go test -race $(TESTFLAGS) -p 1 ./test/integration/...
+
+.PHONY: test-netns
+test-netns: ## Tests on the real kernel, in network namespaces of their own
+	go test $(TESTFLAGS) ./test/netns/...
+
+.PHONY: test-e2e
+test-e2e: ## Tests on the kind cluster, which is made if it is not there
+	hack/demo-up.sh $(CLUSTER)
+	eval "$$(hack/cluster/env.sh)"; NETPLANE_E2E_CONTEXT=kind-$(CLUSTER) go test -tags e2e -count=1 -timeout 40m -v $(TESTFLAGS) ./test/e2e/...
+
+##@ Check
+
+.PHONY: generate
+generate: ## Regenerate deepcopy code and CRDs
+	hack/generate.sh
+
+.PHONY: verify
+verify: ## Check that generated files, modules and formatting are up to date
+	hack/verify.sh
+
+.PHONY: lint
+lint: ## Run golangci-lint with the import rules of the design
+	hack/lint.sh
+
+.PHONY: clean
+clean: ## Remove what was built in this folder
+	rm -rf bin _output
