@@ -14,9 +14,14 @@ eval "$("$ROOT/hack/cluster/env.sh")"
 # The label that tells which of the engine's images one in a node came from; containerd's own IDs differ from docker's.
 LABEL=netplane.io/engine-id
 
-has() {
-	[[ -n $(docker exec "$1" ctr --namespace=k8s.io images list --quiet "labels.\"$LABEL\"==\"$3\",name~=\"/${2//\//\\/}\$\"") ]]
+# ctr of a node, without the warnings that it gives at every call on older machines.
+ctr() {
+	local node="$1"
+	shift
+	docker exec --interactive "$node" ctr --namespace=k8s.io "$@" 2> >(grep -v level=warning >&2)
 }
+
+has() { [[ -n $(ctr "$1" images list --quiet "labels.\"$LABEL\"==\"$3\",name~=|/$2\$|" </dev/null) ]]; }
 
 load() {
 	local image="$1" nodes="$2" id node archive missing=() pids=() pid failed=""
@@ -29,7 +34,7 @@ load() {
 	archive="$(mktemp)"
 	docker save --output "$archive" "$image"
 	for node in "${missing[@]}"; do
-		docker exec --interactive "$node" ctr --namespace=k8s.io images import --label "$LABEL=$id" - <"$archive" >/dev/null &
+		ctr "$node" images import --label "$LABEL=$id" - <"$archive" >/dev/null &
 		pids+=($!)
 	done
 	for pid in "${pids[@]}"; do wait "$pid" || failed=yes; done
