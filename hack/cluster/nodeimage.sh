@@ -20,15 +20,15 @@ debian_mirror() {
 		grep -oE 'https?://[^ ]+' | head -n 1 || true
 }
 
+# bootstrap and assemble are run by step, in a shell of their own, whose end removes what they leave: hence no locals there.
 bootstrap() {
-	local tag="$1" dir
+	local tag="$1"
 	dir="$(mktemp -d -p "$CACHE")"
+	trap 'rm -rf "$dir"' EXIT
 	# shellcheck disable=SC2046 # no mirror, no word
-	debootstrap --variant=minbase --include="$(paste -sd, "$IMAGE_DIR/packages.txt")" \
-		"$SUITE" "$dir" $(debian_mirror) || { rm -rf "$dir"; return 1; }
+	debootstrap --variant=minbase --include="$(paste -sd, "$IMAGE_DIR/packages.txt")" "$SUITE" "$dir" $(debian_mirror)
 	rm -rf "$dir"/var/cache/apt/* "$dir"/var/lib/apt/lists/* "$dir"/usr/share/{doc,man,locale}/*
 	tar -C "$dir" -c . | docker import - "$tag"
-	rm -rf "$dir"
 }
 
 debian() {
@@ -50,18 +50,18 @@ nft_files() {
 
 # archive_image NAME BINARY DEBIAN OUT: an image FROM scratch with one static binary, as an archive.
 archive_image() {
-	local name="$1" binary="$2" debian="$3" out="$4" dir base
-	dir="$(mktemp -d -p "$CACHE")"
+	local name="$1" binary="$2" debian="$3" out="$4" base dir
 	base="$(basename "$binary")"
+	dir="$out.root"
 	install -D "$binary" "$dir/usr/local/bin/$base"
 	if [[ $base == kube-proxy ]]; then nft_files "$debian" "$dir"; fi
 	# The manifests of kubeadm give the command for all but these two.
 	local entry=""
 	case "$base" in coredns | pause) entry="ENTRYPOINT [\"/usr/local/bin/$base\"]" ;; esac
-	printf 'FROM scratch\nCOPY . /\nENV PATH=/usr/local/bin:/usr/sbin:/usr/bin\n%s\n' "$entry" >"$dir/../$base.Dockerfile"
-	build --tag "$name" --file "$dir/../$base.Dockerfile" "$dir"
-	rm -rf "$dir" "$dir/../$base.Dockerfile"
+	printf 'FROM scratch\nCOPY . /\nENV PATH=/usr/local/bin:/usr/sbin:/usr/bin\n%s\n' "$entry" >"$out.Dockerfile"
+	build --tag "$name" --file "$out.Dockerfile" "$dir"
 	docker save --output "$out" "$name"
+	docker image rm "$name"
 }
 
 archive_images() {
@@ -77,10 +77,20 @@ archive_images() {
 	done <<<"$list"
 }
 
+# forget_older TAG: a gigabyte each; one that a cluster still runs on cannot be removed, and goes the next time.
+forget_older() {
+	local image
+	docker image ls --format '{{.Repository}}:{{.Tag}}' netplane/node | while read -r image; do
+		if [[ $image != "$1" ]]; then docker image rm "$image" || true; fi
+	done
+}
+
 # assemble DEBIAN LIST TAG: the node without, then with, the images that kubeadm wants.
 assemble() {
-	local debian="$1" list="$2" tag="$3" dir kind_files container="netplane-node-$$"
+	local debian="$1" list="$2" tag="$3" kind_files
+	container="netplane-node-$$"
 	dir="$(mktemp -d -p "$CACHE")"
+	trap 'rm -rf "$dir"; docker rm --force "$container" >/dev/null 2>&1' EXIT
 	kind_files="$(module_dir test/nodeimage/kind sigs.k8s.io/kind)/images/base/files"
 	mkdir -p "$dir/images" "$dir/context/root"/{usr/bin,usr/local/bin,opt/cni/bin,kind}
 	cp -r --no-preserve=mode,ownership "$kind_files/." "$IMAGE_DIR/files/." "$dir/context/root/"
@@ -96,7 +106,9 @@ assemble() {
 		--volume "$dir/images:/images:ro" --volume "$IMAGE_DIR/import.sh:/import.sh:ro" "$tag-bare" /import.sh
 	docker commit --change 'ENTRYPOINT ["/usr/local/bin/entrypoint", "/sbin/init"]' --change 'CMD []' "$container" "$tag"
 	docker rm --force "$container"
-	rm -rf "$dir"
+	# Its layers stay, below those of the image made from it.
+	docker image rm "$tag-bare"
+	forget_older "$tag"
 }
 
 build_here() {

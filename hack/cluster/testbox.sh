@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
 # Builds the image netplane/testbox:dev that the examples and tests run in pods: Debian's static busybox, all its programs linked.
+#
+#   hack/cluster/testbox.sh [NODE IMAGE]
 set -o errexit -o nounset -o pipefail
 # shellcheck source=hack/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
@@ -7,17 +9,19 @@ source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 image=netplane/testbox:dev
 
 need docker "run hack/cluster/engine.sh"
-busybox="$(command -v busybox || true)"
-[[ -n $busybox ]] || die "busybox is missing: install busybox-static"
-# A dynamically linked one would find no libraries in an empty image.
-if ldd "$busybox" >/dev/null 2>&1; then die "$busybox is not static: install busybox-static"; fi
-
-label="$(digest "$busybox" "${BASH_SOURCE[0]}")"
-[[ $(docker image inspect --format '{{index .Config.Labels "content"}}' "$image" 2>/dev/null) == "$label" ]] && exit 0
 dir="$(mktemp -d)"
 trap 'rm -rf "$dir"' EXIT
 mkdir -p "$dir"/root/{bin,etc,tmp,www}
-cp "$busybox" "$dir/root/bin/busybox"
+busybox="$dir/root/bin/busybox"
+# That of the node image is preferred: in the one of Debian 12, wget -T crashes.
+docker run --rm --network none --entrypoint cat "${1:-scratch}" /usr/bin/busybox >"$busybox" 2>/dev/null ||
+	cp "$(command -v busybox)" "$busybox" || die "busybox is missing: install busybox-static"
+chmod 0755 "$busybox"
+# A dynamically linked one would find no libraries in an empty image.
+if ldd "$busybox" >/dev/null 2>&1; then die "busybox is not static: install busybox-static"; fi
+
+label="$(digest "$busybox" "${BASH_SOURCE[0]}")"
+[[ $(docker image inspect --format '{{index .Config.Labels "content"}}' "$image" 2>/dev/null) == "$label" ]] && exit 0
 "$busybox" --list | while read -r name; do
 	[[ $name == busybox ]] || ln -s busybox "$dir/root/bin/$name"
 done

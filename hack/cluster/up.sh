@@ -31,7 +31,8 @@ trouble() {
 	kube get --raw /readyz >/dev/null 2>&1 || echo "its API server does not answer"
 }
 
-own_default_network() { [[ $image != kindest/node:* ]]; }
+# Any other node image is kind's, and installs its own.
+own_default_network() { [[ $image == netplane/node:* ]]; }
 
 create() {
 	local config
@@ -81,7 +82,7 @@ up() {
 
 "$ROOT/hack/cluster/engine.sh"
 need jq "install it with your package manager"
-"$ROOT/hack/cluster/testbox.sh"
 image="$("$ROOT/hack/cluster/nodeimage.sh")"
+"$ROOT/hack/cluster/testbox.sh" "$image"
 eval "$("$ROOT/hack/cluster/env.sh")"
 with_lock "cluster-$cluster" up
