@@ -1,0 +1,113 @@
+// Copyright The netplane Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package wire is the protocol between the CNI binary and the node agent: JSON
+// lines over a unix socket, one request and one response per line, one
+// connection per CNI command.
+//
+// An ADD uses two rounds on one connection: Prepare (the agent checks the
+// pod's right and reserves addresses), then the binary runs the cluster's
+// default network in the host's own context, then Commit (the agent makes the
+// interfaces). A connection that ends between the two aborts.
+//
+// The package is linked into the binary, so it imports nothing of Kubernetes.
+package wire
+
+import "encoding/json"
+
+// Version is the protocol's; both sides refuse another one. The agent installs
+// the binary, so the two differ only while an upgrade is under way.
+const Version = 1
+
+// MaxLine bounds one message: 32 interfaces with their routes are some 20 kB,
+// a default network's result a few kB, a GC's list 100 B per attachment.
+const MaxLine = 1 << 20
+
+// AnnotationNetworks is the pod annotation that asks for networks; a copy of
+// api/v1alpha1's, whose package the binary must not link. A test compares them.
+const AnnotationNetworks = "netplane.io/networks"
+
+// Op says what a Request asks for.
+type Op string
+
+// The operations.
+const (
+	// OpPrepare checks the pod's right to its networks and reserves addresses.
+	OpPrepare Op = "prepare"
+	// OpCommit makes the interfaces that the same connection prepared.
+	OpCommit Op = "commit"
+	// OpAbort gives up what the same connection prepared or committed.
+	OpAbort Op = "abort"
+	// OpDel removes all that a sandbox has.
+	OpDel Op = "del"
+	// OpCheck compares what a sandbox has with what it was given.
+	OpCheck Op = "check"
+	// OpGC removes every sandbox that is not in the list of valid attachments.
+	OpGC Op = "gc"
+	// OpPodNetworks returns a pod's annotation, for runtimes that do not pass it.
+	OpPodNetworks Op = "pod-networks"
+)
+
+// Sandbox identifies a pod's sandbox as the runtime names it.
+type Sandbox struct {
+	ContainerID  string `json:"containerID"`
+	NetNS        string `json:"netns,omitempty"`
+	PodNamespace string `json:"podNamespace,omitempty"`
+	PodName      string `json:"podName,omitempty"`
+	PodUID       string `json:"podUID,omitempty"`
+}
+
+// Request is one line from the binary.
+type Request struct {
+	Version int     `json:"version"`
+	Op      Op      `json:"op"`
+	Sandbox Sandbox `json:"sandbox,omitzero"`
+	// Networks is the pod's annotation, with OpPrepare.
+	Networks string `json:"networks,omitempty"`
+	// Default is what the cluster's default network gave, with OpCommit; nil
+	// if it was not used.
+	Default *DefaultNetwork `json:"default,omitempty"`
+	// Valid are the container IDs that the runtime still knows, with OpGC.
+	Valid []string `json:"valid,omitempty"`
+}
+
+// DefaultNetwork is the result of the cluster's default network.
+type DefaultNetwork struct {
+	// Name is the wrapped configuration list's.
+	Name string `json:"name"`
+	// Result is its CNI result in the version 1.1.0.
+	Result json.RawMessage `json:"result"`
+}
+
+// Response is one line from the agent.
+type Response struct {
+	Version int `json:"version"`
+	// Error is nil on success.
+	Error *Error `json:"error,omitempty"`
+	// DefaultNetwork answers OpPrepare: run the cluster's default network, as
+	// no Network of the pod is on eth0.
+	DefaultNetwork bool `json:"defaultNetwork,omitempty"`
+	// Result answers OpCommit: our interfaces as a CNI result in the version 1.1.0.
+	Result json.RawMessage `json:"result,omitempty"`
+	// Networks answers OpPodNetworks; empty if the pod asks for none.
+	Networks string `json:"networks,omitempty"`
+}
+
+// Error codes, a subset of the CNI specification's (SPEC.md, section Error).
+const (
+	// CodeInvalidConfig: the pod's annotation asks for something impossible.
+	CodeInvalidConfig = 7
+	// CodeTryAgain: the same request may succeed later.
+	CodeTryAgain = 11
+	// CodeInternal: something failed that should not.
+	CodeInternal = 999
+)
+
+// Error is a failure that the agent reports, in the form of a CNI error.
+type Error struct {
+	Code uint   `json:"code"`
+	Msg  string `json:"msg"`
+}
+
+// Error returns the message, which is written for a reader of pod events.
+func (e *Error) Error() string { return e.Msg }

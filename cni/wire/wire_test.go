@@ -1,0 +1,175 @@
+// Copyright The netplane Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package wire
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// serve answers every request of one connection with answer.
+func serve(t *testing.T, answer func(Request) *Response) string {
+	t.Helper()
+	socket := filepath.Join(t.TempDir(), "agent.sock")
+	listener, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = listener.Close() })
+	go func() {
+		raw, err := listener.Accept()
+		if err != nil {
+			return
+		}
+		defer func() { _ = raw.Close() }()
+		conn := NewConn(raw)
+		for {
+			var request Request
+			if conn.Read(&request) != nil {
+				return
+			}
+			if response := answer(request); response != nil {
+				_ = conn.Write(response)
+			}
+		}
+	}()
+	return socket
+}
+
+func dial(t *testing.T, socket string) *Client {
+	t.Helper()
+	client, err := Dial(context.Background(), socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = client.Close() })
+	return client
+}
+
+func TestCallCarriesTwoRoundsOverOneConnection(t *testing.T) {
+	var seen []Op
+	client := dial(t, serve(t, func(r Request) *Response {
+		seen = append(seen, r.Op)
+		return &Response{Version: Version, Networks: r.Networks, DefaultNetwork: r.Op == OpPrepare}
+	}))
+	for _, op := range []Op{OpPrepare, OpCommit} {
+		response, err := client.Call(t.Context(), Request{Op: op, Networks: "data"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := &Response{Version: Version, Networks: "data", DefaultNetwork: op == OpPrepare}
+		if diff := cmp.Diff(want, response); diff != "" {
+			t.Error(diff)
+		}
+	}
+	if diff := cmp.Diff([]Op{OpPrepare, OpCommit}, seen); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestCallTellsTheAgentsErrorFromSilence(t *testing.T) {
+	t.Run("agent's own error", func(t *testing.T) {
+		client := dial(t, serve(t, func(Request) *Response {
+			return &Response{Version: Version, Error: &Error{Code: CodeTryAgain, Msg: "network \"data\" has no free address"}}
+		}))
+		_, err := client.Call(t.Context(), Request{Op: OpPrepare})
+		var own *Error
+		if !errors.As(err, &own) || own.Code != CodeTryAgain || own.Msg != `network "data" has no free address` {
+			t.Errorf("got %v", err)
+		}
+	})
+	t.Run("agent hangs", func(t *testing.T) {
+		client := dial(t, serve(t, func(Request) *Response { return nil }))
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer cancel()
+		_, err := client.Call(ctx, Request{Op: OpDel})
+		var own *Error
+		if err == nil || errors.As(err, &own) || !strings.Contains(err.Error(), "waiting for the answer to del") {
+			t.Errorf("got %v", err)
+		}
+	})
+	t.Run("another protocol version", func(t *testing.T) {
+		client := dial(t, serve(t, func(Request) *Response { return &Response{Version: Version + 1} }))
+		_, err := client.Call(t.Context(), Request{Op: OpDel})
+		if err == nil || !strings.Contains(err.Error(), "protocol version 2") {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
+func TestReadBoundsALine(t *testing.T) {
+	for name, test := range map[string]struct {
+		sent string
+		want error
+	}{
+		"too long":          {strings.Repeat("x", MaxLine+1) + "\n", ErrTooLong},
+		"cut in the middle": {`{"version":1`, io.ErrUnexpectedEOF},
+		"nothing":           {"", io.EOF},
+	} {
+		t.Run(name, func(t *testing.T) {
+			here, there := net.Pipe()
+			go func() {
+				_, _ = there.Write([]byte(test.sent))
+				_ = there.Close()
+			}()
+			var request Request
+			if err := NewConn(here).Read(&request); !errors.Is(err, test.want) {
+				t.Errorf("got %v, want %v", err, test.want)
+			}
+			_ = here.Close()
+		})
+	}
+}
+
+func TestSpoolKeepsDELsUntilRemoved(t *testing.T) {
+	spool := Spool(filepath.Join(t.TempDir(), "spool"))
+	first := Sandbox{ContainerID: "c1", NetNS: "/run/netns/a", PodName: "p"}
+	second := Sandbox{ContainerID: "c2"}
+	for _, sandbox := range []Sandbox{first, second, first} {
+		if err := spool.Put(sandbox); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stray := filepath.Join(string(spool), "c3.json")
+	if err := os.WriteFile(stray, []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	dels, unreadable, err := spool.List()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]Sandbox{first, second}, dels); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff([]string{stray}, unreadable); diff != "" {
+		t.Error(diff)
+	}
+	for range 2 { // removing what is gone is no error
+		if err := spool.Remove(first); err != nil {
+			t.Fatal(err)
+		}
+	}
+	dels, _, err = spool.List()
+	if diff := cmp.Diff([]Sandbox{second}, dels); diff != "" || err != nil {
+		t.Error(diff, err)
+	}
+}
+
+func TestSpoolRefusesAnIDThatLeavesTheFolder(t *testing.T) {
+	for _, id := range []string{"", "../x", "a/b"} {
+		err := Spool(t.TempDir()).Put(Sandbox{ContainerID: id})
+		if err == nil || !strings.Contains(err.Error(), "cannot be spooled") {
+			t.Errorf("%q: got %v", id, err)
+		}
+	}
+}
