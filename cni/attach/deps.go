@@ -1,0 +1,147 @@
+// Copyright The netplane Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package attach is the agent's side of the CNI: it serves the socket that the
+// CNI binary dials, decides what a pod's interfaces are to be, has addresses
+// reserved and links made, and undoes all of it when anything fails.
+//
+// The agent makes one Server. What a sandbox got is kept in one file each, so
+// that DEL and CHECK work after a restart.
+package attach
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"path/filepath"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/clock"
+
+	"github.com/netplane/netplane/api/podnetworks"
+	"github.com/netplane/netplane/api/v1alpha1"
+	"github.com/netplane/netplane/cni/ipam"
+	"github.com/netplane/netplane/cni/link"
+	"github.com/netplane/netplane/cni/wire"
+)
+
+// Networks gives the Networks of the agent's cache.
+type Networks interface {
+	Get(name string) (*v1alpha1.Network, bool)
+}
+
+// Namespaces gives the labels of a namespace, for Network.spec.namespaceSelector.
+type Namespaces interface {
+	Labels(name string) (map[string]string, bool)
+}
+
+// Pods gives the annotations of a pod of this node; asked only for runtimes
+// that do not pass them to CNI plugins.
+type Pods interface {
+	Annotations(namespace, name string) (map[string]string, bool)
+}
+
+// Topology is the node's inventory at one moment.
+type Topology interface {
+	// Parents are the NICs that back a physical network, those that are up first.
+	Parents(physicalNet string) []string
+	// Refusal says why this node cannot serve a Network.
+	Refusal(network string) (reason, message string, refused bool)
+	// BridgeMode says that macvlans are made on the NIC's bridge.
+	BridgeMode(nic string) bool
+}
+
+// Addresses reserves and releases addresses of Networks.
+type Addresses interface {
+	Reserve(ctx context.Context, asks []ipam.Ask) ([]ipam.Lease, error)
+	Release(ctx context.Context, containerID string, ifnames ...string) error
+}
+
+// PodLinks makes, removes and checks interfaces in a pod's namespace.
+type PodLinks interface {
+	// Add makes an interface that is up, or none.
+	Add(ctx context.Context, netns string, spec link.Interface) error
+	// Delete removes it; what is gone already is no error.
+	Delete(ctx context.Context, netns string, spec link.Interface) error
+	// Check says in what the interface differs from spec.
+	Check(ctx context.Context, netns string, spec link.Interface) error
+}
+
+// HostLinks changes the host's own links.
+type HostLinks interface {
+	// EnsureBridge returns the bridge of a NIC and makes one if there is none.
+	EnsureBridge(ctx context.Context, nic string) (string, error)
+	MTU(device string) (int, error)
+	// AddPath and RemovePath change the host's way to pods; RemovePath with
+	// last removes the device too if it is a shim. Both may be repeated.
+	AddPath(ctx context.Context, path link.Path) error
+	RemovePath(ctx context.Context, path link.Path, last bool) error
+	// SetMasquerade replaces all rules; none removes the table.
+	SetMasquerade(ctx context.Context, networks []link.Masquerade) error
+}
+
+// Reporter publishes what a pod got on the pod itself.
+type Reporter interface {
+	Attached(pod types.NamespacedName, uid types.UID, sandboxID string, attachments []podnetworks.Attachment)
+	Detached(uid types.UID, sandboxID string)
+}
+
+// Config is where the server keeps its state.
+type Config struct {
+	// StateDir holds agent.sock, sandboxes/ and spool/. It must be a tmpfs:
+	// what it tells of does not outlive a reboot.
+	StateDir string
+}
+
+// Socket is where the CNI binary finds the agent.
+func (c Config) Socket() string { return filepath.Join(c.StateDir, "agent.sock") }
+
+// Spool is where the CNI binary leaves DELs while the agent is down.
+func (c Config) Spool() wire.Spool { return wire.Spool(filepath.Join(c.StateDir, "spool")) }
+
+// Sandboxes is where the records of sandboxes are.
+func (c Config) Sandboxes() string { return filepath.Join(c.StateDir, "sandboxes") }
+
+// Deps are the parts of the agent that the server works with. All are
+// required but Clock.
+type Deps struct {
+	Networks   Networks
+	Namespaces Namespaces
+	Pods       Pods
+	Addresses  Addresses
+	PodLinks   PodLinks
+	HostLinks  HostLinks
+	Reporter   Reporter
+	// Topology returns the inventory of this moment.
+	Topology func() Topology
+	// ServiceCIDRs returns the ranges of ClusterIPs.
+	ServiceCIDRs func() []netip.Prefix
+	// Clock is for tests; nil is the real one.
+	Clock clock.WithTicker
+}
+
+func (d *Deps) validate() error {
+	for _, part := range []struct {
+		name    string
+		missing bool
+	}{
+		{"Networks", d.Networks == nil}, {"Namespaces", d.Namespaces == nil}, {"Pods", d.Pods == nil},
+		{"Addresses", d.Addresses == nil}, {"PodLinks", d.PodLinks == nil}, {"HostLinks", d.HostLinks == nil},
+		{"Reporter", d.Reporter == nil}, {"Topology", d.Topology == nil}, {"ServiceCIDRs", d.ServiceCIDRs == nil},
+	} {
+		if part.missing {
+			return errors.New("attach.Deps." + part.name + " is missing")
+		}
+	}
+	return nil
+}
+
+// Bounds of what one request may take. A runtime gives a sandbox some minutes;
+// a caller that hears "try again" earlier is served better.
+const (
+	prepareTimeout = 15 * time.Second
+	commitTimeout  = 30 * time.Second
+	otherTimeout   = 30 * time.Second
+	collectEvery   = 30 * time.Second
+)

@@ -1,0 +1,67 @@
+// Copyright The netplane Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package link
+
+import (
+	"net/netip"
+)
+
+// Interface is one interface of a pod as it is to be. It is kept on disk, so
+// that it can be checked and removed after a restart.
+type Interface struct {
+	// Name in the pod.
+	Name string `json:"name"`
+	// Kind is KindMacvlan, or KindVeth for a port of a bridge.
+	Kind string `json:"kind"`
+	// Parent is the host's device: what the macvlan stands on, or the bridge.
+	Parent string `json:"parent"`
+	// HostEnd is the name of a veth's other end.
+	HostEnd string `json:"hostEnd,omitempty"`
+	MAC     string `json:"mac"`
+	MTU     int    `json:"mtu"`
+	// Addresses with the prefix length of their subnet.
+	Addresses []netip.Prefix `json:"addresses"`
+	Routes    []Route        `json:"routes,omitempty"`
+	// TakeDefault removes the default routes that other interfaces gave the
+	// pod; Keep are destinations that go on using them (Services).
+	TakeDefault bool           `json:"takeDefault,omitempty"`
+	Keep        []netip.Prefix `json:"keep,omitempty"`
+}
+
+// Route is one route of a pod's interface.
+type Route struct {
+	To netip.Prefix `json:"to"`
+	// Via is the next hop; the zero value means on-link.
+	Via netip.Addr `json:"via,omitzero"`
+}
+
+// Path is how the host itself reaches pods whose eth0 is on a Network: the
+// node's own addresses on a device of the host, and a route to each pod.
+type Path struct {
+	// Device is a bridge, or the shim: a macvlan of the host on Parent, because
+	// a macvlan's parent cannot talk to its children.
+	Device string `json:"device"`
+	// Parent is set for a shim.
+	Parent string `json:"parent,omitempty"`
+	MTU    int    `json:"mtu,omitempty"`
+	// Addresses are the node's own, as /32 or /128.
+	Addresses []netip.Prefix `json:"addresses"`
+	Routes    []HostRoute    `json:"routes"`
+}
+
+// HostRoute is the host's route to one pod address.
+type HostRoute struct {
+	To netip.Addr `json:"to"`
+	// Source is the node's own address of the same family.
+	Source netip.Addr `json:"source"`
+}
+
+// Masquerade says that what leaves a Network through the host takes the host's
+// address: nobody outside knows a way back to the Network.
+type Masquerade struct {
+	// Device is the Network's own in the host; what leaves by it stays inside.
+	Device string
+	// Subnets are all of the Network's, both families.
+	Subnets []netip.Prefix
+}
