@@ -1,0 +1,307 @@
+// Copyright The netplane Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package inventory
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/klog/v2"
+	"k8s.io/utils/clock"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/netplane/netplane/api/v1alpha1"
+	"github.com/netplane/netplane/cni/link"
+)
+
+const (
+	// publishEvery is the shortest time between two writes of the status; the
+	// first change after a pause is written at once.
+	publishEvery = time.Second
+	// heldEvery is how often the held addresses are looked at.
+	heldEvery = time.Second
+	// rereadEvery covers map files whose directory did not exist at start, file
+	// systems without notification, and kernel modules loaded later.
+	rereadEvery = 30 * time.Second
+	// watchRetry is the pause before a broken subscription is made anew.
+	watchRetry = time.Second
+	// retryFirst and retryLast bound the pause after a failed write: 1, 2, 4,
+	// 8, 15 s.
+	retryFirst, retryLast = time.Second, 15 * time.Second
+)
+
+// Links is what the inventory needs of the kernel; link.Devices is it.
+type Links interface {
+	List() ([]link.Device, error)
+	Watch(ctx context.Context) (<-chan struct{}, error)
+	Supports(kind string) (bool, error)
+}
+
+// HeldSource tells which addresses no living pod accounts for.
+type HeldSource interface {
+	Held() []v1alpha1.HeldAddresses
+}
+
+// Config is what the inventory is told.
+type Config struct {
+	// NodeName is the Node's, and the NodeNetwork's.
+	NodeName string
+	// MapFile is the path of the node's own map; it need not exist.
+	MapFile string
+}
+
+// Deps are what the inventory works with.
+type Deps struct {
+	Links Links
+	Held  HeldSource
+	// Client reads Node, NodeNetwork, PhysicalNetworks and Networks (from
+	// caches) and writes the NodeNetwork.
+	Client client.Client
+	Clock  clock.WithTicker
+}
+
+// Inventory follows links, map file and API objects, and keeps the Snapshot
+// and the NodeNetwork true to them.
+type Inventory struct {
+	config    Config
+	deps      Deps
+	publisher publisher
+	current   atomic.Pointer[Snapshot]
+
+	relist chan struct{}
+	held   chan struct{}
+
+	// Below is used by one goroutine at a time: Sync, then Run.
+	lastMap     *Map
+	mapErr      error
+	unavailable map[string]bool
+	probed      time.Time
+}
+
+// New makes an Inventory; nothing runs before Sync or Run.
+func New(config Config, deps Deps) (*Inventory, error) {
+	var problems []error
+	if config.NodeName == "" {
+		problems = append(problems, errors.New("the node's name is missing"))
+	}
+	if config.MapFile == "" {
+		problems = append(problems, errors.New("the map file's path is missing"))
+	}
+	if deps.Links == nil || deps.Held == nil || deps.Client == nil || deps.Clock == nil {
+		problems = append(problems, errors.New("links, held, client and clock are all needed"))
+	}
+	if err := errors.Join(problems...); err != nil {
+		return nil, err
+	}
+	return &Inventory{
+		config:    config,
+		deps:      deps,
+		publisher: publisher{client: deps.Client, clock: deps.Clock, nodeName: config.NodeName},
+		relist:    make(chan struct{}, 1),
+		held:      make(chan struct{}, 1),
+	}, nil
+}
+
+// Current returns the newest Snapshot; nil before the first Sync.
+func (i *Inventory) Current() *Snapshot { return i.current.Load() }
+
+// Notify says that something which the inventory depends on may have changed.
+// It never blocks.
+func (i *Inventory) Notify() { signal(i.relist) }
+
+// NotifyHeld says that held addresses may have changed. It never blocks.
+func (i *Inventory) NotifyHeld() { signal(i.held) }
+
+func signal(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default: // a signal is already waiting
+	}
+}
+
+// Sync reads everything once and publishes it, trying again until it succeeds
+// or ctx ends. It is called before Run.
+func (i *Inventory) Sync(ctx context.Context) error {
+	logger := klog.FromContext(ctx)
+	for pause := retryFirst; ; pause = min(2*pause, retryLast) {
+		err := i.refresh(ctx)
+		if err == nil {
+			err = i.publish(ctx)
+		}
+		if err == nil {
+			return nil
+		}
+		logger.Info("The node's inventory is not published yet", "err", err, "retryIn", pause)
+		select {
+		case <-ctx.Done():
+			return errors.Join(ctx.Err(), err)
+		case <-i.deps.Clock.After(pause):
+		}
+	}
+}
+
+// Run follows all changes until ctx ends.
+func (i *Inventory) Run(ctx context.Context) error {
+	var watchers sync.WaitGroup
+	defer watchers.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	watchers.Go(func() { i.watchLinks(ctx) })
+	watchers.Go(func() { watchMap(ctx, i.config.MapFile, i.Notify) })
+
+	reread := i.deps.Clock.NewTicker(rereadEvery)
+	defer reread.Stop()
+	heldTick := i.deps.Clock.NewTicker(heldEvery)
+	defer heldTick.Stop()
+	pace := newPace(i.deps.Clock)
+	for {
+		changed := true
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-reread.C():
+		case <-i.relist:
+		case <-i.held:
+			changed = false
+		case <-heldTick.C():
+			changed = false
+		case <-pace.due():
+			changed = false
+		}
+		i.step(ctx, changed, pace)
+	}
+}
+
+// step brings the Snapshot up to date and publishes it when its time has come.
+func (i *Inventory) step(ctx context.Context, relist bool, pace *pace) {
+	logger := klog.FromContext(ctx)
+	if relist {
+		if err := i.refresh(ctx); err != nil {
+			logger.Info("Reading the node's inventory failed; the last one stays in force", "err", err)
+		}
+	}
+	if !pace.mayWrite() {
+		return
+	}
+	wrote, err := i.publishIfChanged(ctx)
+	switch {
+	case err != nil:
+		logger.Info("Publishing the NodeNetwork failed", "err", err, "retryIn", pace.failed())
+	case wrote:
+		pace.wrote()
+	}
+}
+
+func (i *Inventory) watchLinks(ctx context.Context) {
+	logger := klog.FromContext(ctx)
+	for ctx.Err() == nil {
+		changes, err := i.deps.Links.Watch(ctx)
+		if err != nil {
+			logger.Info("Watching links failed", "err", err, "retryIn", watchRetry)
+		} else {
+			for range changes {
+				i.Notify()
+			}
+		}
+		select {
+		case <-ctx.Done():
+		case <-i.deps.Clock.After(watchRetry):
+		}
+	}
+}
+
+// refresh makes a new Snapshot from all that can be read.
+func (i *Inventory) refresh(ctx context.Context) error {
+	in := Input{Unavailable: i.probeKinds(ctx)}
+	var node corev1.Node
+	if err := i.deps.Client.Get(ctx, types.NamespacedName{Name: i.config.NodeName}, &node); err != nil {
+		return fmt.Errorf("reading the Node: %w", err)
+	}
+	in.NodeLabels = node.Labels
+	var physical v1alpha1.PhysicalNetworkList
+	if err := i.deps.Client.List(ctx, &physical); err != nil {
+		return fmt.Errorf("listing PhysicalNetworks: %w", err)
+	}
+	var networks v1alpha1.NetworkList
+	if err := i.deps.Client.List(ctx, &networks); err != nil {
+		return fmt.Errorf("listing Networks: %w", err)
+	}
+	devices, err := i.deps.Links.List()
+	if err != nil {
+		return err
+	}
+	in.PhysicalNetworks, in.Networks, in.Devices = physical.Items, networks.Items, devices
+	in.Map = i.readMap(ctx)
+	next := Resolve(&in)
+	i.logChange(ctx, next)
+	i.current.Store(next)
+	return nil
+}
+
+// readMap returns the map in force. A file with an error never unmaps a NIC
+// under running pods: the last good map stays. If there is none, the file
+// still stands in the place of nodeInterfaces, and nothing is mapped.
+func (i *Inventory) readMap(ctx context.Context) *Map {
+	parsed, err := ReadMap(i.config.MapFile)
+	if err == nil {
+		i.lastMap, i.mapErr = parsed, nil
+		return parsed
+	}
+	if i.mapErr == nil || i.mapErr.Error() != err.Error() {
+		klog.FromContext(ctx).Error(err, "The node's map file has an error; the last good map stays in force")
+	}
+	i.mapErr = err
+	if i.lastMap == nil {
+		return &Map{}
+	}
+	return i.lastMap
+}
+
+// probeKinds asks the kernel for the kinds of links that the built-in plugins
+// make, and asks again for those that were missing.
+func (i *Inventory) probeKinds(ctx context.Context) map[string]bool {
+	now := i.deps.Clock.Now()
+	if i.unavailable != nil && (len(i.unavailable) == 0 || now.Sub(i.probed) < rereadEvery) {
+		return i.unavailable
+	}
+	missing := map[string]bool{}
+	for _, kind := range []string{link.KindMacvlan, link.KindBridge, link.KindVeth} {
+		ok, err := i.deps.Links.Supports(kind)
+		if err != nil {
+			klog.FromContext(ctx).Info("Probing the kernel failed; taking the link kind for available", "kind", kind, "err", err)
+		}
+		if err == nil && !ok {
+			missing[kind] = true
+		}
+	}
+	i.unavailable, i.probed = missing, now
+	return missing
+}
+
+func (i *Inventory) logChange(ctx context.Context, next *Snapshot) {
+	logger := klog.FromContext(ctx)
+	before := i.current.Load()
+	for _, p := range next.physicalNetworks {
+		if old, ok := before.physical(p.Name); !ok || old.Reason != p.Reason {
+			logger.Info("Physical network", "physicalNetwork", p.Name, "interfaces", p.Interfaces, "ready", p.Ready, "reason", p.Reason)
+		}
+	}
+	for _, r := range next.Refused() {
+		if reason, _, ok := before.Refusal(r.Network); !ok || reason != r.Reason {
+			logger.Info("Refusing a Network on this node", "network", r.Network, "reason", r.Reason, "message", r.Message)
+		}
+	}
+	for _, w := range next.warnings {
+		if before == nil || !slices.Contains(before.warnings, w) {
+			logger.Info("The mapping is ambiguous", "warning", w)
+		}
+	}
+}

@@ -1,0 +1,89 @@
+// Copyright The netplane Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package inventory
+
+import (
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/netplane/netplane/api/v1alpha1"
+)
+
+// Snapshot is the node's inventory at one moment. It does not change; a nil
+// Snapshot is a node without any NIC.
+type Snapshot struct {
+	interfaces       []v1alpha1.NodeInterfaceStatus
+	physicalNetworks []v1alpha1.NodePhysicalNetwork
+	parents          map[string][]string
+	bridged          map[string]bool
+	refused          map[string]v1alpha1.RefusedNetwork
+	warnings         []string
+}
+
+// Parents returns the NICs that back a physical network and are there, those
+// that are up first. It is empty if the node does not back it.
+func (s *Snapshot) Parents(physicalNet string) []string {
+	if s == nil {
+		return nil
+	}
+	return slices.Clone(s.parents[physicalNet])
+}
+
+// Refusal says why the node cannot serve a Network although its NICs back the
+// physical network.
+func (s *Snapshot) Refusal(network string) (reason, message string, refused bool) {
+	if s == nil {
+		return "", "", false
+	}
+	r, refused := s.refused[network]
+	return r.Reason, r.Message, refused
+}
+
+// BridgeMode says whether a NIC is, or is to be, a port of a bridge (or is one
+// itself): macvlans are then made on the bridge.
+func (s *Snapshot) BridgeMode(nic string) bool {
+	return s != nil && s.bridged[nic]
+}
+
+// Refused lists the refused Networks by name.
+func (s *Snapshot) Refused() []v1alpha1.RefusedNetwork {
+	if s == nil {
+		return nil
+	}
+	var out []v1alpha1.RefusedNetwork
+	for _, name := range slices.Sorted(maps.Keys(s.refused)) {
+		out = append(out, s.refused[name])
+	}
+	return out
+}
+
+// fill writes what the snapshot knows into a status.
+func (s *Snapshot) fill(status *v1alpha1.NodeNetworkStatus) {
+	status.Interfaces = s.interfaces
+	status.PhysicalNetworks = s.physicalNetworks
+	status.Refused = s.Refused()
+}
+
+func ownLink(name string) bool { return strings.HasPrefix(name, OwnPrefix) }
+
+func (s *Snapshot) physical(name string) (v1alpha1.NodePhysicalNetwork, bool) {
+	if s == nil {
+		return v1alpha1.NodePhysicalNetwork{}, false
+	}
+	for _, p := range s.physicalNetworks {
+		if p.Name == name {
+			return p, true
+		}
+	}
+	return v1alpha1.NodePhysicalNetwork{}, false
+}
+
+// PhysicalNetworks lists the mappings in force by name.
+func (s *Snapshot) PhysicalNetworks() []v1alpha1.NodePhysicalNetwork {
+	if s == nil {
+		return nil
+	}
+	return slices.Clone(s.physicalNetworks)
+}
