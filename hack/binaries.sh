@@ -3,8 +3,10 @@
 #
 #   hack/binaries.sh kubernetes|containerd|etcd|coredns|plugins|kind|programs    all programs of a set
 #   hack/binaries.sh kubernetes/kubectl...                                       only these
+#   hack/binaries.sh tools/controller-gen...                                     what checks and generates code
 #
-# What is built is pinned by test/nodeimage/<set>/go.mod (lines `tool`) and its go.sum; nothing but a Go module proxy is needed.
+# What is built is pinned by test/nodeimage/<set>/go.mod (lines `tool`) and its go.sum, tools by hack/tools; nothing but a
+# Go module proxy is needed.
 set -o errexit -o nounset -o pipefail
 # shellcheck source=hack/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -21,19 +23,21 @@ kubernetes_flags() {
 	done
 }
 
-# binary_name PACKAGE: its last element, but for one module that keeps its main package at its root.
+# binary_name PACKAGE: its last element, without a major version; etcd's module calls its program server.
 binary_name() {
 	case "$1" in
 	go.etcd.io/etcd/server/v3) echo etcd ;;
-	*) echo "${1##*/}" ;;
+	*) basename "${1%/v[0-9]}" ;;
 	esac
 }
+
+set_dir() { if [[ $1 == tools ]]; then echo "$ROOT/hack/tools"; else echo "$ROOT/test/nodeimage/$1"; fi; }
 
 # No -trimpath: with it nothing would be shared with the Go build cache of netplane's own binaries.
 compile() {
 	local set="$1" pkg="$2" out="$3" flags="-s -w"
 	if [[ $set == kubernetes ]]; then flags+=" $(kubernetes_flags)"; fi
-	cd "$ROOT/test/nodeimage/$set"
+	cd "$(set_dir "$set")"
 	CGO_ENABLED=0 GOFLAGS="${GOFLAGS:-} -mod=readonly -buildvcs=false" go build -ldflags "$flags" -o "$out.new" "$pkg"
 	mv "$out.new" "$out"
 }
@@ -41,7 +45,7 @@ compile() {
 build() {
 	local set="${1%%/*}" only="" dir out sources packages pkg name
 	if [[ $1 == */* ]]; then only="${1#*/}"; fi
-	dir="$ROOT/test/nodeimage/$set"
+	dir="$(set_dir "$set")"
 	[[ -f $dir/go.mod ]] || die "no such set of binaries: $set (see test/nodeimage)"
 	mapfile -t sources < <(find "$dir" -name 'go.*' -o -name '*.go' | sort)
 	out="$CACHE/build/$set-$(digest "${sources[@]}" "$(go env GOVERSION GOARCH)" 1)"
@@ -52,7 +56,7 @@ build() {
 		if [[ -x $out/$name || ( -n $only && $only != "$name" ) ]]; then continue; fi
 		step "building $name from its Go module" compile "$set" "$pkg" "$out/$name"
 	done
-	[[ -z $only || -x $out/$only ]] || die "no program $only in test/nodeimage/$set/go.mod"
+	[[ -z $only || -x $out/$only ]] || die "no program $only in $dir/go.mod"
 	prune "$CACHE/build" "$set"
 	echo "$out"
 }

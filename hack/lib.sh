@@ -57,6 +57,15 @@ with_lock() {
 	) 9>"$CACHE/lock/$name"
 }
 
+# docker_build ARGS...: quietly, with BuildKit where the client has it. The old builder's advice to install it is left out.
+docker_build() {
+	if docker buildx version >/dev/null 2>&1; then
+		docker buildx build --builder default --load --quiet "$@" >/dev/null
+	else
+		DOCKER_BUILDKIT=0 docker build --quiet "$@" 2> >(grep -vE 'DEPRECATED|BuildKit|environment-variable|^$' >&2) >/dev/null
+	fi
+}
+
 # prune DIR PREFIX: keep the two newest results of a kind (one to go back to), so that the cache does not grow for ever.
 prune() {
 	local old

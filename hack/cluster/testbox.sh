@@ -32,4 +32,4 @@ COPY root/ /
 ENV PATH=/bin
 CMD ["sleep", "2147483647"]
 DOCKERFILE
-DOCKER_BUILDKIT=0 docker build --quiet --label "content=$label" --tag "$image" "$dir" >/dev/null
+docker_build --label "content=$label" --tag "$image" "$dir"
