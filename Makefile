@@ -35,7 +35,7 @@ demo-down: ## Remove the kind cluster
 
 .PHONY: engine-down
 engine-down: ## Stop the container engine, if make demo or make test started it
-	hack/cluster/engine-down.sh
+	hack/cluster/engine.sh stop
 
 ##@ Build
 

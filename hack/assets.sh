@@ -1,4 +1,7 @@
 #!/usr/bin/env bash
+# Copyright The netplane Authors.
+# SPDX-License-Identifier: Apache-2.0
+
 # Prints the folder for KUBEBUILDER_ASSETS (etcd, kube-apiserver and kubectl for envtest), building them once per content.
 set -o errexit -o nounset -o pipefail
 # shellcheck source=hack/lib.sh

@@ -1,4 +1,7 @@
 #!/usr/bin/env bash
+# Copyright The netplane Authors.
+# SPDX-License-Identifier: Apache-2.0
+
 # Builds the programs that the test environment is made of, each once per content, and prints the folder that holds them.
 #
 #   hack/binaries.sh kubernetes|containerd|etcd|coredns|plugins|kind|programs    all programs of a set

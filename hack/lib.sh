@@ -1,3 +1,6 @@
+# Copyright The netplane Authors.
+# SPDX-License-Identifier: Apache-2.0
+
 # Shared by the scripts below hack/: where things are kept, how progress is told, how binaries are built once.
 # To be sourced, not run. Whoever sources it has set errexit, nounset and pipefail.
 # shellcheck shell=bash

@@ -1,4 +1,10 @@
 #!/usr/bin/env bash
-# Prints the folder that holds golangci-lint, controller-gen and kustomize, built once per content of hack/tools/go.mod.
+# Copyright The netplane Authors.
+# SPDX-License-Identifier: Apache-2.0
+
+# Prints the path of a tool (golangci-lint, controller-gen, kustomize) after building it, once per content of hack/tools/go.mod.
 set -o errexit -o nounset -o pipefail
-exec "$(dirname "${BASH_SOURCE[0]}")/binaries.sh" tools
+
+(($# == 1)) || { echo "usage: tools.sh TOOL" >&2; exit 1; }
+dir="$("$(dirname "${BASH_SOURCE[0]}")/binaries.sh" "tools/$1")"
+echo "$dir/$1"

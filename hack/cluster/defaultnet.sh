@@ -1,3 +1,6 @@
+# Copyright The netplane Authors.
+# SPDX-License-Identifier: Apache-2.0
+
 # The cluster's default network where the node image brings none: the reference plugins ptp, host-local and portmap,
 # routes between the nodes, and masquerading for what leaves the cluster. To be sourced by up.sh.
 # shellcheck shell=bash

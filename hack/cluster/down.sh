@@ -1,4 +1,7 @@
 #!/usr/bin/env bash
+# Copyright The netplane Authors.
+# SPDX-License-Identifier: Apache-2.0
+
 # Removes a test cluster and its physical networks: hack/cluster/down.sh [NAME]. The engine and the caches stay.
 set -o errexit -o nounset -o pipefail
 # shellcheck source=hack/lib.sh

@@ -1,4 +1,7 @@
 #!/usr/bin/env bash
+# Copyright The netplane Authors.
+# SPDX-License-Identifier: Apache-2.0
+
 # Makes `docker info` work.
 #
 #   hack/cluster/engine.sh        uses the engine that runs; else installs (root on Debian) and starts one

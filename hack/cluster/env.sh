@@ -1,4 +1,7 @@
 #!/usr/bin/env bash
+# Copyright The netplane Authors.
+# SPDX-License-Identifier: Apache-2.0
+
 # Prints what a shell needs to work with the test cluster: eval "$(hack/cluster/env.sh)".
 #
 # PATH is led by kind and by the kubectl of the cluster's own release; one on the machine may be too old for it.

@@ -1,4 +1,7 @@
 #!/usr/bin/env bash
+# Copyright The netplane Authors.
+# SPDX-License-Identifier: Apache-2.0
+
 # Makes the images netplane/{scheduler,controller,agent}:dev of the static binaries in bin/. The same binaries give the same
 # image again, so that load.sh has nothing to do.
 set -o errexit -o nounset -o pipefail

@@ -1,4 +1,7 @@
 #!/usr/bin/env bash
+# Copyright The netplane Authors.
+# SPDX-License-Identifier: Apache-2.0
+
 # Puts images of the local engine into all nodes of a cluster: hack/cluster/load.sh NAME IMAGE...
 #
 # A node that has an image already, by its ID, is left alone.

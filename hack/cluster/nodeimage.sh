@@ -1,4 +1,7 @@
 #!/usr/bin/env bash
+# Copyright The netplane Authors.
+# SPDX-License-Identifier: Apache-2.0
+
 # Prints the name of the image that the cluster's nodes run, after making it if need be.
 #
 # In this order: NETPLANE_NODE_IMAGE; kind's own image, if it is here or a registry answers; one built here from

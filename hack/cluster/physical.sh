@@ -1,3 +1,6 @@
+# Copyright The netplane Authors.
+# SPDX-License-Identifier: Apache-2.0
+
 # The physical networks of the test cluster: one docker network each, one network card per node and network.
 # To be sourced by up.sh and down.sh.
 # shellcheck shell=bash

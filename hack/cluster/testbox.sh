@@ -1,4 +1,7 @@
 #!/usr/bin/env bash
+# Copyright The netplane Authors.
+# SPDX-License-Identifier: Apache-2.0
+
 # Builds the image netplane/testbox:dev that the examples and tests run in pods: Debian's static busybox, all its programs linked.
 #
 #   hack/cluster/testbox.sh [NODE IMAGE]

@@ -1,4 +1,7 @@
 #!/usr/bin/env bash
+# Copyright The netplane Authors.
+# SPDX-License-Identifier: Apache-2.0
+
 # Brings up the test cluster: hack/cluster/up.sh [NAME]. On one that is there and well it mends what is missing within
 # seconds; one that is not well is made anew. Its kubectl context is kind-NAME.
 set -o errexit -o nounset -o pipefail

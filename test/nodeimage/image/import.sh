@@ -1,4 +1,7 @@
 #!/bin/bash
+# Copyright The netplane Authors.
+# SPDX-License-Identifier: Apache-2.0
+
 # Runs inside the node image while it is built: puts the archives below /images into containerd's store.
 set -o errexit -o nounset -o pipefail
 

@@ -1,4 +1,7 @@
 #!/bin/bash
+# Copyright The netplane Authors.
+# SPDX-License-Identifier: Apache-2.0
+
 # Runs inside the node image while it is built: makes a kind node of a plain Debian with kind's files and our binaries laid over it.
 set -o errexit -o nounset -o pipefail
 
