@@ -1,0 +1,163 @@
+// Copyright The netplane Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package network
+
+import (
+	"net/netip"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/netplane/netplane/api/addressing"
+	"github.com/netplane/netplane/api/podnetworks"
+	"github.com/netplane/netplane/api/v1alpha1"
+)
+
+// Demand is how many addresses of which networks a pod accounts for: nothing
+// before it is bound and after it has finished, nothing for a pod in the
+// host's network, and nothing for an annotation that cannot be read.
+func Demand(pod *corev1.Pod) map[string]int {
+	if pod.Spec.NodeName == "" || pod.Spec.HostNetwork || finished(pod) {
+		return nil
+	}
+	text, asks := pod.Annotations[v1alpha1.AnnotationNetworks]
+	if !asks {
+		return nil
+	}
+	return demandOf(text)
+}
+
+func demandOf(annotation string) map[string]int {
+	requests, err := podnetworks.Parse(annotation)
+	if err != nil {
+		return nil // no agent serves it; the scheduler and the agent say why
+	}
+	demand := podnetworks.Demand(requests)
+	for i := range requests {
+		demand[requests[i].Name] += 0 // one with fixed addresses still lives on the network
+	}
+	return demand
+}
+
+func finished(pod *corev1.Pod) bool {
+	return pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
+}
+
+// used counts what living pods ask for, and what nodes hold for pods that are
+// gone: an entry with a podUID counts only when that pod is not among them.
+func used(f *Facts) int64 {
+	name := f.Network.Name
+	var total int64
+	living := make(map[types.UID]bool, len(f.Pods))
+	parsed := map[string]int{} // pods of one workload share the annotation
+	for i := range f.Pods {
+		pod := &f.Pods[i]
+		living[pod.UID] = true
+		text := pod.Annotations[v1alpha1.AnnotationNetworks]
+		count, seen := parsed[text]
+		if !seen {
+			count = demandOf(text)[name]
+			parsed[text] = count
+		}
+		total += int64(count)
+	}
+	for i := range f.Holders {
+		for _, held := range f.Holders[i].Status.Held {
+			if held.Network == name && (held.PodUID == "" || !living[held.PodUID]) {
+				total += int64(held.Count)
+			}
+		}
+	}
+	return total
+}
+
+// claimed sums the capacity of the blocks that nodes hold and have not been
+// asked to give back.
+func claimed(plan *addressing.Plan, network *v1alpha1.Network, blocks []v1alpha1.IPBlock) int64 {
+	var total int64
+	for i := range blocks {
+		block := &blocks[i]
+		if block.Spec.NetworkUID != network.UID || !block.DeletionTimestamp.IsZero() {
+			continue
+		}
+		if cidr, ok := blockOf(plan, block); ok {
+			total += int64(plan.Capacity(cidr))
+		}
+	}
+	return total
+}
+
+// unclaimed counts the blocks that a node could create now: one of an earlier
+// Network of the same name, or one being given back, still has its name.
+func unclaimed(plan *addressing.Plan, blocks []v1alpha1.IPBlock) int64 {
+	left := int64(plan.BlockCount())
+	for i := range blocks {
+		if _, ok := blockOf(plan, &blocks[i]); ok {
+			left--
+		}
+	}
+	return max(0, left)
+}
+
+func blockOf(plan *addressing.Plan, block *v1alpha1.IPBlock) (netip.Prefix, bool) {
+	cidr, err := netip.ParsePrefix(string(block.Spec.CIDR))
+	if err != nil || plan.CheckBlock(cidr) != nil {
+		return netip.Prefix{}, false
+	}
+	return cidr, true
+}
+
+// CountNodes counts the nodes that back a physical network for a Network; an
+// empty network counts them for the physical network itself. A node is ready
+// if a NIC is up, its agent serves and it does not refuse the Network.
+func CountNodes(physicalNet, network string, nodes []v1alpha1.NodeNetwork) v1alpha1.NodeCounts {
+	var counts v1alpha1.NodeCounts
+	for i := range nodes {
+		node := &nodes[i]
+		mapping := mappingOf(node, physicalNet)
+		if mapping == nil {
+			continue
+		}
+		counts.Total++
+		if mapping.Ready && agentReady(node) && refusalOf(node, network) == nil {
+			counts.Ready++
+		}
+	}
+	return counts
+}
+
+// firstNode is the node with the least name that fits: messages name the same
+// one every time, whatever the order of the cache.
+func firstNode(nodes []v1alpha1.NodeNetwork, fits func(*v1alpha1.NodeNetwork) bool) *v1alpha1.NodeNetwork {
+	var first *v1alpha1.NodeNetwork
+	for i := range nodes {
+		if node := &nodes[i]; fits(node) && (first == nil || node.Name < first.Name) {
+			first = node
+		}
+	}
+	return first
+}
+
+func mappingOf(node *v1alpha1.NodeNetwork, physicalNet string) *v1alpha1.NodePhysicalNetwork {
+	for i := range node.Status.PhysicalNetworks {
+		if node.Status.PhysicalNetworks[i].Name == physicalNet {
+			return &node.Status.PhysicalNetworks[i]
+		}
+	}
+	return nil
+}
+
+func refusalOf(node *v1alpha1.NodeNetwork, network string) *v1alpha1.RefusedNetwork {
+	for i := range node.Status.Refused {
+		if node.Status.Refused[i].Network == network {
+			return &node.Status.Refused[i]
+		}
+	}
+	return nil
+}
+
+func agentReady(node *v1alpha1.NodeNetwork) bool {
+	return meta.IsStatusConditionTrue(node.Status.Conditions, v1alpha1.ConditionAgentReady)
+}
