@@ -51,7 +51,8 @@ type IPBlockSpec struct {
 // +kubebuilder:printcolumn:name="CIDR",type=string,JSONPath=`.spec.cidr`
 // +kubebuilder:printcolumn:name="Node",type=string,JSONPath=`.spec.nodeName`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
-// +kubebuilder:validation:XValidation:rule="!isCIDR(self.spec.cidr) || self.metadata.name == self.spec.network + '.' + string(cidr(self.spec.cidr)).replace(':', '-').replace('/', '-')",message="metadata.name must be <network>.<cidr> with ':' and '/' written as '-'"
+// +kubebuilder:validation:XValidation:rule="self.metadata.name == self.spec.network + '.' + self.spec.cidr.replace(':', '-').replace('/', '-')",message="metadata.name must be <network>.<cidr> with ':' and '/' written as '-'"
+// +kubebuilder:validation:XValidation:rule="!isCIDR(self.spec.cidr) || string(cidr(self.spec.cidr)) == self.spec.cidr",message="spec.cidr must be in canonical form, such as fd00:20::/122: a block has one name only"
 // +kubebuilder:validation:XValidation:rule="self.spec == oldSelf.spec",message="spec is immutable: delete the block to release it"
 type IPBlock struct {
 	metav1.TypeMeta   `json:",inline"`
