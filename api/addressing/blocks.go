@@ -10,6 +10,7 @@ import (
 	"iter"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -54,21 +55,10 @@ func (p *Plan) Overlaps(other *Plan) bool {
 func (p *Plan) BlockCount() uint64 {
 	var n uint64
 	for i := range p.areas {
-		n += p.areas[i].blocks
+		static := p.staticIndexes(&p.areas[i])
+		n += p.areas[i].blocks - uint64(static.overlap(static))
 	}
-	return n - p.staticBlocks()
-}
-
-// staticBlocks is the number of blocks that the static range touches.
-func (p *Plan) staticBlocks() uint64 {
-	if !p.static.IsValid() {
-		return 0
-	}
-	bits := p.static.Addr().BitLen() - p.static.Bits()
-	if bits <= p.blockBits {
-		return 1
-	}
-	return 1 << (min(bits, maxHostBits) - p.blockBits)
+	return n
 }
 
 // Candidates yields every block that can be claimed, once each, beginning at
@@ -98,13 +88,16 @@ func (p *Plan) block(index uint64) netip.Prefix {
 	for i := range p.areas {
 		a := &p.areas[i]
 		if index < a.blocks {
-			base := low32(a.subnet.Addr()) + uint32(index<<p.blockBits)
-			addr := withLow32(a.subnet.Addr(), base)
-			return netip.PrefixFrom(addr, addr.BitLen()-p.blockBits)
+			return p.blockOf(a, index)
 		}
 		index -= a.blocks
 	}
 	return netip.Prefix{}
+}
+
+func (p *Plan) blockOf(a *area, index uint64) netip.Prefix {
+	addr := withLow32(a.subnet.Addr(), low32(a.subnet.Addr())+uint32(index<<p.blockBits))
+	return netip.PrefixFrom(addr, addr.BitLen()-p.blockBits)
 }
 
 // CheckBlock tells whether block is one of the network's; the error says why not.
@@ -123,13 +116,16 @@ func (p *Plan) CheckBlock(block netip.Prefix) error {
 	return nil
 }
 
+// carved is the part of the subnet that blocks are made of.
+func (a *area) carved() netip.Prefix {
+	return netip.PrefixFrom(a.subnet.Addr(), a.subnet.Addr().BitLen()-a.hostBits)
+}
+
 // areaOf finds the carved area that holds addr.
 func (p *Plan) areaOf(addr netip.Addr) *area {
 	for i := range p.areas {
-		a := &p.areas[i]
-		carved := netip.PrefixFrom(a.subnet.Addr(), a.subnet.Addr().BitLen()-a.hostBits)
-		if carved.Contains(addr) {
-			return a
+		if p.areas[i].carved().Contains(addr) {
+			return &p.areas[i]
 		}
 	}
 	return nil
@@ -184,6 +180,27 @@ func (p *Plan) PodAddresses(block netip.Prefix) iter.Seq[netip.Addr] {
 	}
 }
 
+// Serves tells whether a pod's interface may have addr by virtue of block: addr
+// is one of the block's PodAddresses, or the IPv6 address that follows from one.
+func (p *Plan) Serves(block netip.Prefix, addr netip.Addr) bool {
+	if p.prefix6.IsValid() && addr.Is6() {
+		derived := addr
+		addr = withLow32(p.areas[0].subnet.Addr(), low32(derived))
+		if !p.prefix6.Contains(derived) || withLow32(p.prefix6.Addr(), low32(derived)) != derived {
+			return false
+		}
+	}
+	a := p.areaOf(addr)
+	if a == nil || !block.Contains(addr) || p.CheckBlock(block) != nil {
+		return false
+	}
+	if node, ok := p.NodeAddress(block); !ok || addr == node {
+		return false
+	}
+	low := low32(addr)
+	return !slices.ContainsFunc(a.reserved, func(s span) bool { return s.first <= low && low <= s.last })
+}
+
 // Capacity is the number of pods' interfaces that a block serves: its usable
 // addresses less the node's own.
 func (p *Plan) Capacity(block netip.Prefix) int {
@@ -203,27 +220,51 @@ func (p *Plan) Capacity(block netip.Prefix) int {
 	return max(0, size-1)
 }
 
-// TotalCapacity is the sum of Capacity over all blocks.
+// TotalCapacity is the sum of Capacity over all blocks. It looks only at the
+// blocks at the ends of reserved spans: an IPv6 network has too many to visit.
 func (p *Plan) TotalCapacity() int64 {
 	perBlock := int64(p.BlockSize() - 1)
 	total := int64(p.BlockCount()) * perBlock
 	for i := range p.areas {
 		a := &p.areas[i]
+		static := p.staticIndexes(a)
+		base := low32(a.subnet.Addr())
 		seen := int64(-1) // last block corrected: a block counts once however many spans touch it
 		for _, s := range a.reserved {
-			base := low32(a.subnet.Addr())
-			for index := int64(s.first-base) >> p.blockBits; index <= int64(s.last-base)>>p.blockBits; index++ {
-				addr := withLow32(a.subnet.Addr(), base+uint32(index<<p.blockBits))
-				block := netip.PrefixFrom(addr, addr.BitLen()-p.blockBits)
-				if index == seen || p.static.IsValid() && p.static.Overlaps(block) {
+			ends := indexes{int64(s.first-base) >> p.blockBits, int64(s.last-base) >> p.blockBits}
+			for _, index := range []int64{ends.first, ends.last} {
+				if index == seen || static.overlap(indexes{index, index}) > 0 {
 					continue
 				}
 				seen = index
-				total -= perBlock - int64(p.Capacity(block))
+				total -= perBlock - int64(p.Capacity(p.blockOf(a, uint64(index))))
 			}
+			inner := indexes{ends.first + 1, ends.last - 1} // reserved throughout
+			total -= perBlock * (inner.overlap(inner) - inner.overlap(static))
 		}
 	}
 	return total
+}
+
+// indexes is a range of an area's blocks, both included; empty if last < first.
+type indexes struct{ first, last int64 }
+
+// overlap is the number of blocks in both ranges.
+func (r indexes) overlap(other indexes) int64 {
+	return max(0, min(r.last, other.last)-max(r.first, other.first)+1)
+}
+
+// staticIndexes are the area's blocks that the static range touches.
+func (p *Plan) staticIndexes(a *area) indexes {
+	if !p.static.IsValid() || !p.static.Overlaps(a.carved()) {
+		return indexes{0, -1}
+	}
+	if p.static.Bits() <= a.carved().Bits() {
+		return indexes{0, int64(a.blocks) - 1}
+	}
+	first := low32(p.static.Addr()) - low32(a.subnet.Addr())
+	last := first + mask32(p.static.Addr().BitLen()-p.static.Bits())
+	return indexes{int64(first >> p.blockBits), int64(last >> p.blockBits)}
 }
 
 // Interface returns what an interface with this address is configured with:
@@ -244,12 +285,19 @@ func (p *Plan) Interface(addr netip.Addr) []netip.Prefix {
 // MAC is the hardware address that goes with an address: a reused address
 // keeps its MAC, so that neighbours' caches stay true. 0a is locally
 // administered unicast; the second octet keeps networks apart that share a
-// parent and the low 32 bits.
+// parent and the low 32 bits, and so the IPv6 subnets of one network.
 func (p *Plan) MAC(addr netip.Addr) net.HardwareAddr {
 	hash := fnv.New32a()
 	_, _ = hash.Write([]byte(p.network))
 	mac := make(net.HardwareAddr, 6)
 	mac[0], mac[1] = 0x0a, byte(hash.Sum32())
+	if addr.Is6() {
+		for i := range p.areas {
+			if p.areas[i].carved().Contains(addr) {
+				mac[1] += byte(i)
+			}
+		}
+	}
 	binary.BigEndian.PutUint32(mac[2:], low32(addr))
 	return mac
 }

@@ -112,6 +112,10 @@ func (p *Plan) readPrefixes(spec *v1alpha1.NetworkSpec) error {
 		if p.static, err = parsePrefix("staticRange", spec.StaticRange); err != nil {
 			return err
 		}
+		first := p.areas[0].subnet
+		if first.Bits() > p.static.Bits() || !first.Contains(p.static.Addr()) {
+			return fmt.Errorf("staticRange: %s does not lie in subnet %s", p.static, first)
+		}
 	}
 	return nil
 }
@@ -160,13 +164,25 @@ func (p *Plan) readAddresses(spec *v1alpha1.NetworkSpec) ([]addrRange, error) {
 			continue
 		}
 		addr, err := netip.ParseAddr(string(gw.text))
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", gw.field, err)
+		if err != nil || addr.Zone() != "" {
+			return nil, fmt.Errorf("%s: %q is no IP address such as 10.10.0.1", gw.field, gw.text)
+		}
+		if !p.routes(gw.field, addr) {
+			return nil, fmt.Errorf("%s: %s lies in no subnet of the network", gw.field, addr)
 		}
 		*gw.into = addr
 		out = append(out, addrRange{addr, addr})
 	}
 	return out, nil
+}
+
+// routes tells whether addr may stand in the gateway field: gateway6 is of
+// subnet6, gateway of the other subnets.
+func (p *Plan) routes(field string, addr netip.Addr) bool {
+	if field == "gateway6" {
+		return p.prefix6.IsValid() && p.prefix6.Contains(addr)
+	}
+	return slices.ContainsFunc(p.areas, func(a area) bool { return a.subnet.Contains(addr) })
 }
 
 // finish computes the area's reserved spans.
@@ -226,6 +242,11 @@ func parsePrefix(field string, text v1alpha1.CIDR) (netip.Prefix, error) {
 	if prefix.Addr().Is4In6() {
 		return netip.Prefix{}, fmt.Errorf("%s: %s is an IPv4-mapped IPv6 prefix: write the IPv4 one", field, prefix)
 	}
+	if prefix.Addr().Is6() && prefix.Addr().As16()[0] == 0 {
+		// Reserved (RFC 4291 section 2.4), and its text begins with "::", with
+		// which no object name may have a part beginning.
+		return netip.Prefix{}, fmt.Errorf("%s: %s lies in the reserved prefix ::/8: choose one such as fd00:10:10::/64", field, prefix)
+	}
 	return prefix, nil
 }
 
@@ -242,7 +263,7 @@ func parseRange(text string) (addrRange, error) {
 	}
 	first, err1 := netip.ParseAddr(from)
 	last, err2 := netip.ParseAddr(to)
-	if err1 != nil || err2 != nil {
+	if err1 != nil || err2 != nil || first.Zone() != "" || last.Zone() != "" {
 		return addrRange{}, fmt.Errorf("%q is no CIDR, address, or range first-last", text)
 	}
 	if first.BitLen() != last.BitLen() || last.Less(first) {

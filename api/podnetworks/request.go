@@ -59,7 +59,10 @@ func Parse(annotation string) ([]Request, error) {
 			return nil, fmt.Errorf("the list is no YAML list of {name, ifname, ips, mac, defaultRoute}: %w", cleanYAML(err))
 		}
 	} else {
-		requests = parseShort(text)
+		var err error
+		if requests, err = parseShort(text); err != nil {
+			return nil, err
+		}
 	}
 	if len(requests) == 0 {
 		return nil, errors.New("the list is empty: name at least one network, such as management@eth0")
@@ -78,13 +81,16 @@ func cleanYAML(err error) error {
 	return errors.New(strings.TrimPrefix(err.Error(), "error unmarshaling JSON: while decoding JSON: "))
 }
 
-func parseShort(text string) []Request {
+func parseShort(text string) ([]Request, error) {
 	var out []Request
 	for item := range strings.SplitSeq(text, ",") {
-		name, ifname, _ := strings.Cut(strings.TrimSpace(item), "@")
+		name, ifname, named := strings.Cut(strings.TrimSpace(item), "@")
+		if named && ifname == "" {
+			return nil, fmt.Errorf("item %d (network %q): no ifname follows the '@': write one, such as %s@eth1, or leave out the '@'", len(out)+1, name, name)
+		}
 		out = append(out, Request{Name: name, IfName: ifname})
 	}
-	return out
+	return out, nil
 }
 
 // check validates the items and names the interfaces that have no name.
@@ -136,8 +142,12 @@ func checkItem(r *Request) error {
 		return err
 	}
 	for _, ip := range r.IPs {
-		if _, err := netip.ParseAddr(ip); err != nil {
-			return fmt.Errorf("ips: %q is no IP address", ip)
+		addr, err := netip.ParseAddr(ip)
+		if err != nil {
+			return fmt.Errorf("ips: %q is no IP address such as 10.10.254.5", ip)
+		}
+		if addr.Zone() != "" {
+			return fmt.Errorf("ips: %q has a zone: write the address alone", ip)
 		}
 	}
 	if r.MAC == "" {
@@ -146,6 +156,9 @@ func checkItem(r *Request) error {
 	mac, err := net.ParseMAC(r.MAC)
 	if err != nil || len(mac) != 6 {
 		return fmt.Errorf("mac: %q is no MAC address such as 0a:58:0a:0a:00:05", r.MAC)
+	}
+	if [6]byte(mac) == [6]byte{} {
+		return fmt.Errorf("mac: %q is all zeros, which the kernel refuses", r.MAC)
 	}
 	if mac[0]&1 != 0 {
 		return fmt.Errorf("mac: %q is a multicast address: its first octet must be even", r.MAC)
