@@ -5,6 +5,8 @@ package inventory
 
 import (
 	"bytes"
+	"cmp"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -92,9 +94,13 @@ func ParseMap(raw []byte) (*Map, error) {
 	return &Map{entries: *file.Provider}, nil
 }
 
-// cleanYAML drops the library's prefixes, which mean nothing to an
-// administrator.
+// cleanYAML drops the library's prefixes and Go's types, which mean nothing to
+// an administrator.
 func cleanYAML(err error) error {
+	var wrongType *json.UnmarshalTypeError
+	if errors.As(err, &wrongType) {
+		return fmt.Errorf("%s is a %s", cmp.Or(wrongType.Field, "the whole"), wrongType.Value)
+	}
 	text := strings.TrimPrefix(err.Error(), "error converting YAML to JSON: ")
 	return errors.New(strings.TrimPrefix(text, "error unmarshaling JSON: while decoding JSON: "))
 }
