@@ -1,0 +1,181 @@
+// Copyright The netplane Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package link
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+)
+
+// Fake keeps links in memory, for tests. String renders them as `ip` would,
+// one line each.
+type Fake struct {
+	mu sync.Mutex
+	// lines is what exists, by "namespace/device" or "namespace/device/thing".
+	lines map[string]string
+	nics  map[string]int
+	// FailOn makes an operation fail when it returns an error. The operation
+	// is told as "add eth0", "delete eth0", "bridge eth1", "path nps...",
+	// "masquerade".
+	FailOn func(operation string) error
+}
+
+// NewFake makes a host with NICs of the given MTUs.
+func NewFake(nics map[string]int) *Fake {
+	return &Fake{lines: map[string]string{}, nics: maps.Clone(nics)}
+}
+
+// String renders all links, addresses, routes and rules, sorted.
+func (f *Fake) String() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var out strings.Builder
+	for _, key := range slices.Sorted(maps.Keys(f.lines)) {
+		out.WriteString(f.lines[key] + "\n")
+	}
+	return out.String()
+}
+
+func (f *Fake) fails(format string, args ...any) error {
+	if f.FailOn == nil {
+		return nil
+	}
+	return f.FailOn(fmt.Sprintf(format, args...))
+}
+
+// Add makes an interface as Links does.
+func (f *Fake) Add(_ context.Context, netns string, spec Interface) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.fails("add %s", spec.Name); err != nil {
+		return err
+	}
+	key := netns + "/" + spec.Name
+	if _, ok := f.lines[key]; ok {
+		return fmt.Errorf("the pod has an interface %s already", spec.Name)
+	}
+	line := fmt.Sprintf("%s: %s %s on %s mac %s mtu %d", netns, spec.Name, spec.Kind, spec.Parent, spec.MAC, spec.MTU)
+	for _, a := range spec.Addresses {
+		line += " " + a.String()
+	}
+	for _, r := range spec.Routes {
+		line += " route " + r.To.String()
+		if r.Via.IsValid() {
+			line += " via " + r.Via.String()
+		}
+	}
+	if spec.TakeDefault {
+		line += " take-default"
+	}
+	for _, k := range spec.Keep {
+		line += " keep " + k.String()
+	}
+	f.lines[key] = line
+	if spec.HostEnd != "" {
+		f.lines["host/"+spec.HostEnd] = fmt.Sprintf("host: %s veth master %s", spec.HostEnd, spec.Parent)
+	}
+	return nil
+}
+
+// Delete removes an interface as Links does.
+func (f *Fake) Delete(_ context.Context, netns string, spec Interface) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.fails("delete %s", spec.Name); err != nil {
+		return err
+	}
+	delete(f.lines, netns+"/"+spec.Name)
+	delete(f.lines, "host/"+spec.HostEnd)
+	return nil
+}
+
+// Check finds an interface or not; it compares nothing.
+func (f *Fake) Check(_ context.Context, netns string, spec Interface) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if _, ok := f.lines[netns+"/"+spec.Name]; !ok {
+		return fmt.Errorf("interface %s: not found", spec.Name)
+	}
+	return nil
+}
+
+// EnsureBridge makes the bridge of a NIC.
+func (f *Fake) EnsureBridge(_ context.Context, nic string) (string, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.fails("bridge %s", nic); err != nil {
+		return "", err
+	}
+	name := BridgeName(nic)
+	f.lines["host/"+name] = fmt.Sprintf("host: %s bridge port %s", name, nic)
+	f.nics[name] = f.nics[nic]
+	return name, nil
+}
+
+// MTU returns what NewFake was given.
+func (f *Fake) MTU(device string) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	mtu, ok := f.nics[device]
+	if !ok {
+		return 0, fmt.Errorf("reading the MTU of %s: not found", device)
+	}
+	return mtu, nil
+}
+
+// AddPath adds addresses and routes to a device of the host.
+func (f *Fake) AddPath(_ context.Context, path Path) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.fails("path %s", path.Device); err != nil {
+		return err
+	}
+	if path.Parent != "" {
+		f.lines["host/"+path.Device] = fmt.Sprintf("host: %s macvlan on %s mtu %d", path.Device, path.Parent, path.MTU)
+	}
+	for _, a := range path.Addresses {
+		f.lines["host/"+path.Device+"/a"+a.String()] = fmt.Sprintf("host: %s address %s", path.Device, a)
+	}
+	for _, r := range path.Routes {
+		f.lines["host/"+path.Device+"/r"+r.To.String()] = fmt.Sprintf("host: %s route %s src %s", path.Device, r.To, r.Source)
+	}
+	return nil
+}
+
+// RemovePath takes them back.
+func (f *Fake) RemovePath(_ context.Context, path Path, last bool) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.fails("unpath %s", path.Device); err != nil {
+		return err
+	}
+	for _, a := range path.Addresses {
+		delete(f.lines, "host/"+path.Device+"/a"+a.String())
+	}
+	for _, r := range path.Routes {
+		delete(f.lines, "host/"+path.Device+"/r"+r.To.String())
+	}
+	if last && path.Parent != "" {
+		maps.DeleteFunc(f.lines, func(key, _ string) bool { return strings.HasPrefix(key, "host/"+path.Device) })
+	}
+	return nil
+}
+
+// SetMasquerade replaces the rules.
+func (f *Fake) SetMasquerade(_ context.Context, networks []Masquerade) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.fails("masquerade"); err != nil {
+		return err
+	}
+	maps.DeleteFunc(f.lines, func(key, _ string) bool { return strings.HasPrefix(key, "nft/") })
+	for _, n := range networks {
+		f.lines["nft/"+n.Device] = fmt.Sprintf("nft: oifname != %s saddr %v masquerade", n.Device, n.Subnets)
+	}
+	return nil
+}

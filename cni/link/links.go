@@ -1,0 +1,175 @@
+// Copyright The netplane Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package link
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// parallel bounds the changes under way: more of them only queue for the
+// kernel's RTNL mutex and make each other slower.
+const parallel = 4
+
+// Config says where the host is.
+type Config struct {
+	// NetNS is the path of the host's network namespace; empty means the
+	// process's own. Tests set it.
+	NetNS string
+	// ProcSys is a writable /proc/sys. A container has its own read-only, so
+	// the agent mounts the host's. The kernel shows net/ of the namespace of
+	// the thread that looks, whichever mount it looks through.
+	ProcSys string
+}
+
+// Links changes links, in the host's namespace and in those of pods. It is
+// safe for concurrent use.
+type Links struct {
+	procSys string
+	ns      netns.NsHandle
+	host    *netlink.Handle
+	slots   chan struct{}
+	// bridges is held while a NIC's bridge is looked for or made.
+	bridges sync.Mutex
+}
+
+// Open opens the host's namespace.
+func Open(config Config) (*Links, error) {
+	ns, err := netns.Get()
+	if config.NetNS != "" {
+		ns, err = openNamespace(config.NetNS)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("opening the host's network namespace: %w", err)
+	}
+	handle, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
+	if err != nil {
+		_ = ns.Close()
+		return nil, fmt.Errorf("opening netlink socket: %w", err)
+	}
+	if config.ProcSys == "" {
+		config.ProcSys = "/proc/sys"
+	}
+	return &Links{procSys: config.ProcSys, ns: ns, host: handle, slots: make(chan struct{}, parallel)}, nil
+}
+
+// Close frees the sockets; the Links cannot be used after it.
+func (l *Links) Close() {
+	l.host.Close()
+	_ = l.ns.Close()
+}
+
+// enter waits for a slot and returns what frees it.
+func (l *Links) enter(ctx context.Context) (func(), error) {
+	select {
+	case l.slots <- struct{}{}:
+		return func() { <-l.slots }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// Exists says whether a path leads to a network namespace.
+func Exists(path string) bool {
+	ns, err := openNamespace(path)
+	if err == nil {
+		_ = ns.Close()
+	}
+	return err == nil
+}
+
+func openNamespace(path string) (netns.NsHandle, error) {
+	if path == "" {
+		return netns.None(), ErrNamespaceGone
+	}
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err == unix.ENOENT {
+		return netns.None(), fmt.Errorf("%s: %w", path, ErrNamespaceGone)
+	}
+	if err != nil {
+		return netns.None(), fmt.Errorf("opening %s: %w", path, err)
+	}
+	var stat unix.Statfs_t
+	if err := unix.Fstatfs(fd, &stat); err != nil || stat.Type != unix.NSFS_MAGIC {
+		_ = unix.Close(fd)
+		return netns.None(), fmt.Errorf("%s is no namespace file: %w", path, ErrNamespaceGone)
+	}
+	return netns.NsHandle(fd), nil
+}
+
+// inNamespace runs f on a thread inside ns. The thread is not given back: it
+// ends with the goroutine, so that no other one ever runs in a pod's namespace.
+func inNamespace(ns netns.NsHandle, f func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		if err := netns.Set(ns); err != nil {
+			done <- fmt.Errorf("entering network namespace: %w", err)
+			return
+		}
+		done <- f()
+	}()
+	return <-done
+}
+
+// sysctl is one setting below net/.
+type sysctl struct{ path, value string }
+
+// setSysctls writes all settings in ns and returns the first failure; the rest
+// is written all the same.
+func (l *Links) setSysctls(ns netns.NsHandle, settings []sysctl) error {
+	return inNamespace(ns, func() error {
+		var first error
+		for _, s := range settings {
+			err := os.WriteFile(filepath.Join(l.procSys, "net", s.path), []byte(s.value), 0)
+			if err != nil && first == nil {
+				first = fmt.Errorf("setting net/%s to %s: %w", s.path, s.value, err)
+			}
+		}
+		return first
+	})
+}
+
+func ipNet(prefix netip.Prefix) *net.IPNet {
+	addr := prefix.Addr()
+	return &net.IPNet{IP: addr.AsSlice(), Mask: net.CIDRMask(prefix.Bits(), addr.BitLen())}
+}
+
+func single(addr netip.Addr) netip.Prefix { return netip.PrefixFrom(addr, addr.BitLen()) }
+
+func familyOf(addr netip.Addr) int {
+	if addr.Is4() {
+		return netlink.FAMILY_V4
+	}
+	return netlink.FAMILY_V6
+}
+
+// nlAddr skips duplicate address detection: addressing makes each address
+// unique, and the wait for it takes seconds.
+func nlAddr(prefix netip.Prefix) *netlink.Addr {
+	addr := &netlink.Addr{IPNet: ipNet(prefix)}
+	if prefix.Addr().Is6() {
+		addr.Flags = unix.IFA_F_NODAD
+	}
+	return addr
+}
+
+func hasIPv6(prefixes []netip.Prefix) bool {
+	for _, p := range prefixes {
+		if p.Addr().Is6() {
+			return true
+		}
+	}
+	return false
+}

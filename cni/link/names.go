@@ -1,0 +1,60 @@
+// Copyright The netplane Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package link
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"strings"
+)
+
+// maxName is IFNAMSIZ less the terminating NUL (linux/if.h).
+const maxName = 15
+
+// Prefixes of the links that netplane makes in the host's namespace.
+const (
+	bridgePrefix  = "np-"
+	hostEndPrefix = "npv"
+	shimPrefix    = "nps"
+)
+
+const hashDigits = 12
+
+// BridgeName names the bridge over a NIC: np-<nic>. A NIC whose name is too
+// long for that (enp129s0f0np1) keeps its beginning, and a hash tells it from
+// its neighbour.
+func BridgeName(nic string) string {
+	if len(bridgePrefix)+len(nic) <= maxName {
+		return bridgePrefix + nic
+	}
+	return bridgePrefix + nic[:6] + "-" + digest(nic)[:5]
+}
+
+// HostEndName names the host's end of a pod's veth, the same for every try.
+func HostEndName(containerID, ifname string) string {
+	return hostEndPrefix + digest(containerID, ifname)[:hashDigits]
+}
+
+// ShimName names the macvlan by which the host reaches a Network's pods.
+func ShimName(network, parent string) string {
+	return shimPrefix + digest(network, parent)[:hashDigits]
+}
+
+// Own says whether a link of the host was made by netplane, by its name.
+func Own(name string) bool {
+	if strings.HasPrefix(name, bridgePrefix) {
+		return true
+	}
+	rest, isEnd := strings.CutPrefix(name, hostEndPrefix)
+	if !isEnd {
+		rest, isEnd = strings.CutPrefix(name, shimPrefix)
+	}
+	_, err := hex.DecodeString(rest)
+	return isEnd && err == nil && len(rest) == hashDigits
+}
+
+func digest(parts ...string) string {
+	sum := sha256.Sum256([]byte(strings.Join(parts, "\x00")))
+	return hex.EncodeToString(sum[:])
+}
