@@ -6,9 +6,9 @@ package inventory
 import (
 	"maps"
 	"slices"
-	"strings"
 
 	"github.com/netplane/netplane/api/v1alpha1"
+	"github.com/netplane/netplane/cni/link"
 )
 
 // Snapshot is the node's inventory at one moment. It does not change; a nil
@@ -66,7 +66,7 @@ func (s *Snapshot) fill(status *v1alpha1.NodeNetworkStatus) {
 	status.Refused = s.Refused()
 }
 
-func ownLink(name string) bool { return strings.HasPrefix(name, OwnPrefix) }
+func ownLink(name string) bool { return link.Own(name) }
 
 func (s *Snapshot) physical(name string) (v1alpha1.NodePhysicalNetwork, bool) {
 	if s == nil {
