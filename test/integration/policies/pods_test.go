@@ -1,0 +1,146 @@
+// Copyright The netplane Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package policies
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/netplane/netplane/api/v1alpha1"
+)
+
+func TestPodThatAsksForNetworksIsCreated(t *testing.T) {
+	tests := []struct {
+		name string
+		pod  *corev1.Pod
+		want string
+	}{
+		{"as it should", askingPod("p", placedPod), ""},
+		{"other scheduler, nothing asked", newPod("p", nil), ""},
+		{"host network, nothing asked", newPod("p", func(p *corev1.Pod) { p.Spec.HostNetwork = true }), ""},
+		{"on a node, nothing asked", newPod("p", func(p *corev1.Pod) { p.Spec.NodeName = "worker" }), ""},
+		{"default scheduler", askingPod("p", nil),
+			"pod default/p: annotation netplane.io/networks asks for networks, but spec.schedulerName is default-scheduler, which does not know them: set it to netplane-scheduler"},
+		{"past the scheduler", askingPod("p", func(p *corev1.Pod) { placedPod(p); p.Spec.NodeName = "worker" }),
+			"pod default/p: annotation netplane.io/networks asks for networks, but spec.nodeName is set to worker, past the scheduler: use spec.nodeSelector or spec.affinity instead"},
+		{"host network", askingPod("p", func(p *corev1.Pod) { placedPod(p); p.Spec.HostNetwork = true }),
+			"pod default/p: annotation netplane.io/networks asks for networks, but with spec.hostNetwork the pod has no interfaces of its own"},
+		{"name made by the server", askingPod("", func(p *corev1.Pod) { p.GenerateName = "gen-" }), "pod default/gen-"},
+		{"empty annotation", newPod("p", func(p *corev1.Pod) { p.Annotations[v1alpha1.AnnotationNetworks] = "" }), "set it to netplane-scheduler"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			err := env.admin.Create(t.Context(), tt.pod)
+			if err == nil {
+				removeAfter(t, tt.pod)
+			}
+			check(t, err, tt.want)
+		})
+	}
+}
+
+// patchPod writes a pod through each door that can change its annotations.
+func patchPod(t *testing.T, c client.Client, name, patch, want string) {
+	t.Helper()
+	raw := client.RawPatch(types.MergePatchType, []byte(patch))
+	check(t, c.Patch(t.Context(), newPod(name, nil), raw), want)
+	check(t, c.Status().Patch(t.Context(), newPod(name, nil), raw), want)
+}
+
+func TestNetworksOfABoundPodAreFixed(t *testing.T) {
+	const fixed = ": annotation netplane.io/networks is fixed once the pod is bound to a node, and it is bound to worker: delete the pod and create it with the networks that it needs"
+	boundPod(t, "bound", "worker", func(p *corev1.Pod) {
+		placedPod(p)
+		p.Annotations[v1alpha1.AnnotationNetworks] = "management@eth0"
+	})
+	boundPod(t, "bound-plain", "worker", placedPod)
+	patchPod(t, env.admin, "bound", `{"metadata":{"annotations":{"netplane.io/networks":"data"}}}`, "pod default/bound"+fixed)
+	patchPod(t, env.admin, "bound", `{"metadata":{"annotations":{"netplane.io/networks":null}}}`, "pod default/bound"+fixed)
+	patchPod(t, env.admin, "bound-plain", `{"metadata":{"annotations":{"netplane.io/networks":"data"}}}`, "pod default/bound-plain"+fixed)
+	patchPod(t, env.admin, "bound", `{"metadata":{"labels":{"app":"b"},"annotations":{"note":"y"}}}`, "")
+}
+
+func TestNetworksOfAWaitingPodMayChange(t *testing.T) {
+	create(t, askingPod("waiting", placedPod))
+	create(t, newPod("waiting-plain", nil))
+	patchPod(t, env.admin, "waiting", `{"metadata":{"annotations":{"netplane.io/networks":"data"}}}`, "")
+	patchPod(t, env.admin, "waiting", `{"metadata":{"annotations":{"netplane.io/networks":null}}}`, "")
+	patchPod(t, env.admin, "waiting-plain", `{"metadata":{"annotations":{"netplane.io/networks":"data"}}}`, "set it to netplane-scheduler")
+}
+
+func TestNetworkStatusIsWrittenByListedAccountsOnly(t *testing.T) {
+	const status = `{"metadata":{"annotations":{"k8s.v1.cni.cncf.io/network-status":"[]"}}}`
+	const sandbox = `{"metadata":{"annotations":{"netplane.io/network-status-sandbox":"s2"}}}`
+	const removal = `{"metadata":{"annotations":{"k8s.v1.cni.cncf.io/network-status":null}}}`
+	refusal := func(pod string) string {
+		return "pod default/" + pod + ": annotations k8s.v1.cni.cncf.io/network-status and netplane.io/network-status-sandbox are written by the node's agent only, not by admin"
+	}
+	tenant, err := env.as("admin", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, edit := range map[string]func(*corev1.Pod){
+		"asking": func(p *corev1.Pod) { placedPod(p); p.Annotations[v1alpha1.AnnotationNetworks] = "data" },
+		"plain":  nil,
+	} {
+		t.Run(name, func(t *testing.T) {
+			boundPod(t, name, "worker", edit)
+			patchPod(t, tenant, name, status, refusal(name))
+			patchPod(t, tenant, name, sandbox, refusal(name))
+			raw := client.RawPatch(types.MergePatchType, []byte(status))
+			check(t, agentOf(t, "worker").Status().Patch(t.Context(), newPod(name, nil), raw), "")
+			patchPod(t, tenant, name, removal, refusal(name))
+			patchPod(t, tenant, name, `{"metadata":{"annotations":{"note":"z"}}}`, "")
+		})
+	}
+	for _, key := range []string{v1alpha1.AnnotationNetworkStatus, v1alpha1.AnnotationNetworkStatusSandbox} {
+		forged := newPod("forged", func(p *corev1.Pod) { p.Annotations[key] = "[]" })
+		check(t, tenant.Create(t.Context(), forged), refusal("forged"))
+	}
+}
+
+func TestMultusMayWriteItsOwnStatus(t *testing.T) {
+	boundPod(t, "multus-pod", "worker", nil)
+	// Its role comes with Multus; here any that is wide enough will do.
+	create(t, &rbacv1.ClusterRoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: "multus"},
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "netplane-agent"},
+		Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: "kube-system", Name: "multus"}},
+	})
+	multus, err := env.as("system:serviceaccount:kube-system:multus", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw := client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"annotations":{"k8s.v1.cni.cncf.io/network-status":"[]"}}}`))
+	if err := wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, 10*time.Second, true, func(ctx context.Context) (bool, error) {
+		err := multus.Status().Patch(ctx, newPod("multus-pod", nil), raw)
+		return !strings.Contains(fmt.Sprint(err), "cannot patch resource"), nil
+	}); err != nil {
+		t.Fatalf("waiting for the role to be known: %v", err)
+	}
+	check(t, multus.Status().Patch(t.Context(), newPod("multus-pod", nil), raw), "")
+}
+
+func TestBindingBringsNoAnnotations(t *testing.T) {
+	for _, key := range []string{v1alpha1.AnnotationNetworks, v1alpha1.AnnotationNetworkStatus, v1alpha1.AnnotationNetworkStatusSandbox} {
+		pod := newPod("to-bind", nil)
+		create(t, pod)
+		check(t, env.admin.SubResource("binding").Create(t.Context(), pod, newBinding("worker", map[string]string{key: "[]"})),
+			"metadata.annotations may carry neither netplane.io/networks nor a network-status: bind without them")
+		check(t, env.admin.SubResource("binding").Create(t.Context(), pod, newBinding("worker", map[string]string{"example.org/x": "y"})), "")
+		if err := env.admin.Delete(t.Context(), pod, client.GracePeriodSeconds(0)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
