@@ -53,7 +53,7 @@ build() {
 	mapfile -t sources < <(find "$dir" -name 'go.*' -o -name '*.go' | sort)
 	out="$CACHE/build/$set-$(digest "${sources[@]}" "$(go env GOVERSION GOARCH)" 1)"
 	mkdir -p "$out"
-	packages="$(cd "$dir" && go mod edit -json | jq -r '.Tool[].Path')"
+	packages="$(awk '/^tool \(/ {list = 1; next} /^\)/ {list = 0} list {print $1}' "$dir/go.mod")"
 	for pkg in $packages; do
 		name="$(binary_name "$pkg")"
 		if [[ -x $out/$name || ( -n $only && $only != "$name" ) ]]; then continue; fi
@@ -65,7 +65,6 @@ build() {
 }
 
 need go "install the Go toolchain named in go.mod"
-need jq "install it with your package manager"
 for wanted in "$@"; do
 	with_lock "build-${wanted%%/*}" build "$wanted"
 done

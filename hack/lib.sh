@@ -22,6 +22,33 @@ die() {
 # need TOOL HINT: stop with a clear message if a tool is missing.
 need() { command -v "$1" >/dev/null || die "$1 is missing: $2"; }
 
+# package_of PROGRAM: the Debian package that it comes in.
+package_of() {
+	case "$1" in
+	docker | dockerd) echo docker.io ;;
+	busybox) echo busybox-static ;;
+	ip) echo iproute2 ;;
+	nft) echo nftables ;;
+	*) echo "$1" ;;
+	esac
+}
+
+# provide PROGRAM...: install those that are missing, where that can be done without asking: as root on Debian and its kin.
+provide() {
+	local program missing=() packages=()
+	for program in "$@"; do
+		if ! command -v "$program" >/dev/null; then
+			missing+=("$program")
+			packages+=("$(package_of "$program")")
+		fi
+	done
+	((${#missing[@]})) || return 0
+	[[ $EUID == 0 && -e /etc/debian_version ]] ||
+		die "missing: ${missing[*]}. Install them with your package manager (Debian: ${packages[*]}), or run this as root on Debian"
+	step "refreshing the package index" apt-get update
+	step "installing ${packages[*]}" env DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends "${packages[@]}"
+}
+
 # step TEXT COMMAND...: run a long command quietly, tell its name and how long it took; its output only if it fails.
 # Never call it as a condition (if, &&, ||): there bash ignores errexit in all that is called.
 step() {
@@ -53,6 +80,7 @@ digest() {
 with_lock() {
 	local name="$1"
 	shift
+	need flock "install util-linux"
 	mkdir -p "$CACHE/lock"
 	(
 		flock 9

@@ -13,10 +13,6 @@ source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 ENGINE="$CACHE/engine"
 PIDFILE="$ENGINE/dockerd.pid"
 LOG="$ENGINE/dockerd.log"
-# What the engine and the scripts beside this one run; debootstrap only where the node image has to be built.
-PACKAGES=(docker.io debootstrap busybox-static iproute2 iptables nftables jq)
-TOOLS=(docker debootstrap busybox ip iptables nft jq)
-
 # A machine without an engine may still have a client, so it is the server that is asked.
 engine_answers() { timeout 10 docker version --format '{{.Server.Version}}' >/dev/null 2>&1; }
 
@@ -26,20 +22,6 @@ engine_pid() {
 	pid="$(cat "$PIDFILE" 2>/dev/null)" || return 1
 	[[ $(cat "/proc/$pid/comm" 2>/dev/null) == dockerd ]] || return 1
 	echo "$pid"
-}
-
-can_install() { [[ $EUID == 0 && -e /etc/debian_version ]] && command -v apt-get >/dev/null; }
-
-install_packages() {
-	local tool missing=()
-	for tool in "${TOOLS[@]}" dockerd; do
-		command -v "$tool" >/dev/null || missing+=("$tool")
-	done
-	((${#missing[@]})) || return 0
-	can_install || die "no container engine answers, and these programs are missing: ${missing[*]}. Install and start Docker (its user must reach the socket), or run this as root on Debian."
-	step "refreshing the package index" apt-get update
-	step "installing ${PACKAGES[*]}" env DEBIAN_FRONTEND=noninteractive \
-		apt-get install --yes --no-install-recommends "${PACKAGES[@]}"
 }
 
 # Where a sandbox withholds CAP_SYS_RESOURCE, no privileged container can start: see test/nodeimage/programs/ociruntime.
@@ -55,8 +37,6 @@ runtime_flags() {
 
 start() {
 	local flags i
-	((EUID == 0)) || die "no container engine answers: start Docker, or give this user access to its socket"
-	command -v dockerd >/dev/null || die "dockerd is missing: install Docker"
 	mkdir -p "$ENGINE"
 	flags="$(runtime_flags)"
 	# A file left by an engine that was killed would make the new one refuse to start.
@@ -96,8 +76,9 @@ stop() {
 
 ensure() {
 	engine_answers && return
-	# An init system starts the engine as soon as the package is there.
-	install_packages
+	[[ $EUID == 0 ]] || die "no container engine answers: install and start Docker and give this user access to its socket, or run this as root on Debian"
+	# Where there is an init system, installing the package starts the engine.
+	provide docker dockerd iptables ip
 	engine_answers || start
 	say "container engine ready: $(docker version --format '{{.Server.Version}}'), $(docker info --format '{{.Driver}}')"
 }

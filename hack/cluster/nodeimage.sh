@@ -39,7 +39,7 @@ debian() {
 	tag="netplane/debian:$(digest "$IMAGE_DIR/packages.txt" "$SUITE" 1)"
 	if ! has_image "$tag"; then
 		[[ $EUID == 0 ]] || die "building the node image needs root, for debootstrap; or give a ready image by NETPLANE_NODE_IMAGE"
-		need debootstrap "install it (apt-get install debootstrap); or give a ready image by NETPLANE_NODE_IMAGE"
+		provide debootstrap
 		step "installing Debian $SUITE for the node image" bootstrap "$tag"
 	fi
 	echo "$tag"
@@ -115,7 +115,6 @@ assemble() {
 }
 
 build_here() {
-	need jq "install it with your package manager"
 	local debian list tag
 	kubernetes="$("$ROOT/hack/binaries.sh" kubernetes)"
 	containerd="$("$ROOT/hack/binaries.sh" containerd)"
@@ -124,10 +123,10 @@ build_here() {
 	plugins="$("$ROOT/hack/binaries.sh" plugins)"
 	programs="$("$ROOT/hack/binaries.sh" programs)"
 	debian="$(debian)"
-	# The folders' names carry the hashes of their contents.
+	# The folders' names carry the hashes of their contents; of this script, what makes the image counts.
 	tag="netplane/node:$(digest "$kubernetes" "$containerd" "$etcd" "$coredns" "$plugins" "$programs" "$debian" \
 		"$ROOT/test/nodeimage/kind/go.sum" "$IMAGE_DIR"/*.sh "$IMAGE_DIR/Dockerfile" "$IMAGE_DIR/files/etc/containerd/config.toml" \
-		"${BASH_SOURCE[0]}")"
+		"$(declare -f assemble archive_images archive_image nft_files)")"
 	if ! has_image "$tag"; then
 		list="$("$kubernetes/kubeadm" config images list --kubernetes-version "$(module_version test/nodeimage/kubernetes k8s.io/kubernetes)")"
 		step "putting the node image together" assemble "$debian" "$list" "$tag"

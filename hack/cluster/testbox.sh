@@ -17,8 +17,10 @@ trap 'rm -rf "$dir"' EXIT
 mkdir -p "$dir"/root/{bin,etc,tmp,www}
 busybox="$dir/root/bin/busybox"
 # That of the node image is preferred: in the one of Debian 12, wget -T crashes.
-docker run --rm --network none --entrypoint cat "${1:-scratch}" /usr/bin/busybox >"$busybox" 2>/dev/null ||
-	cp "$(command -v busybox)" "$busybox" || die "busybox is missing: install busybox-static"
+if ! docker run --rm --network none --entrypoint cat "${1:-none}" /usr/bin/busybox >"$busybox" 2>/dev/null; then
+	provide busybox
+	cp "$(command -v busybox)" "$busybox"
+fi
 chmod 0755 "$busybox"
 # A dynamically linked one would find no libraries in an empty image.
 if ldd "$busybox" >/dev/null 2>&1; then die "busybox is not static: install busybox-static"; fi

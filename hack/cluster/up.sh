@@ -84,7 +84,7 @@ up() {
 }
 
 "$ROOT/hack/cluster/engine.sh"
-need jq "install it with your package manager"
+provide jq
 image="$("$ROOT/hack/cluster/nodeimage.sh")"
 "$ROOT/hack/cluster/testbox.sh" "$image"
 eval "$("$ROOT/hack/cluster/env.sh")"
