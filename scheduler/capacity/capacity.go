@@ -1,0 +1,105 @@
+// Copyright The netplane Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package capacity counts addresses for the scheduler: what a node's blocks
+// serve, what is in use on it, and whether a pod's demand fits. It is pure and
+// keeps nothing between calls: whoever schedules sees the node through the
+// NodeInfo that it was given, simulations included.
+package capacity
+
+import (
+	"net/netip"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/netplane/netplane/api/addressing"
+	"github.com/netplane/netplane/api/v1alpha1"
+)
+
+// Demand is the number of addresses that one pod takes, by network.
+type Demand map[string]int
+
+// Load is the number of addresses that are taken on one node, by network.
+type Load map[string]int
+
+// AddPod counts a pod that is on the node, or is thought to be.
+func (l Load) AddPod(demand Demand) {
+	for network, count := range demand {
+		l[network] += count
+	}
+}
+
+// AddHeld counts addresses that the node's agent holds for nobody. An entry
+// with a pod's UID counts only while that pod does not exist: if it does, it
+// is counted by AddPod, or is the victim of a simulated preemption.
+func (l Load) AddHeld(held []v1alpha1.HeldAddresses, exists func(types.UID) bool) {
+	for i := range held {
+		if held[i].PodUID != "" && exists(held[i].PodUID) {
+			continue
+		}
+		l[held[i].Network] += int(held[i].Count)
+	}
+}
+
+// Supply is what one node holds of one network.
+type Supply struct {
+	// Blocks that serve.
+	Blocks int
+	// Addresses that pods may have in them.
+	Addresses int
+}
+
+// AddBlock counts a block if it serves: it belongs to the Network with this
+// UID (and not to an older one of the same name), it is one of the plan's, and
+// it is not being released.
+func (s *Supply) AddBlock(plan *addressing.Plan, network types.UID, block *v1alpha1.IPBlock) {
+	if block.Spec.NetworkUID != network || block.DeletionTimestamp != nil {
+		return
+	}
+	cidr, err := netip.ParsePrefix(string(block.Spec.CIDR))
+	if err != nil || plan.CheckBlock(cidr) != nil {
+		return
+	}
+	s.Blocks++
+	s.Addresses += plan.Capacity(cidr)
+}
+
+// Fit is the answer to whether a demand fits.
+type Fit int
+
+// Answers of Supply.Fit.
+const (
+	// Fits: there are enough free addresses.
+	Fits Fit = iota
+	// NoBlock: the node holds no block of the network.
+	NoBlock
+	// TooFew: the demand is larger than all that the node holds, so that no
+	// pod's end makes room.
+	TooFew
+	// Full: enough are held, but not enough of them are free now.
+	Full
+)
+
+// Fit tells whether demand more addresses can be taken where used are taken.
+func (s Supply) Fit(used, demand int) Fit {
+	switch {
+	case demand == 0:
+		return Fits
+	case s.Blocks == 0:
+		return NoBlock
+	case demand > s.Addresses:
+		return TooFew
+	case used+demand > s.Addresses:
+		return Full
+	}
+	return Fits
+}
+
+// Utilisation is the part of the node's addresses, from 0 to 1, that is taken
+// after a demand was placed.
+func (s Supply) Utilisation(used, demand int) float64 {
+	if s.Addresses <= 0 || used+demand >= s.Addresses {
+		return 1
+	}
+	return float64(max(0, used+demand)) / float64(s.Addresses)
+}

@@ -1,0 +1,164 @@
+// Copyright The netplane Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package networkfit
+
+import (
+	"context"
+	"fmt"
+	"maps"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/klog/v2"
+	fwk "k8s.io/kube-scheduler/framework"
+
+	"github.com/netplane/netplane/api/v1alpha1"
+)
+
+// EventsToRegister names what can make a pod schedulable that the plugin has
+// rejected. The hints run under the scheduling queue's lock, for each such pod
+// and event; they err towards Queue.
+func (pl *NetworkFit) EventsToRegister(context.Context) ([]fwk.ClusterEventWithHint, error) {
+	return []fwk.ClusterEventWithHint{
+		// A NIC comes back or is mapped, an agent becomes ready, addresses that were held go free.
+		{Event: changes(nodeNetworks()), QueueingHintFn: pl.afterNodeNetwork},
+		// A Network is created, becomes ready, admits another namespace, grows.
+		{Event: changes(networks()), QueueingHintFn: pl.afterNetwork},
+		// An agent has claimed a block.
+		{Event: changes(ipBlocks()), QueueingHintFn: pl.afterIPBlock},
+		// A namespace gets the labels that a Network's namespaceSelector asks for.
+		{Event: changes(namespaces()), QueueingHintFn: pl.afterNamespace},
+		// A pod leaves and its addresses with it. If its sandbox outlives it, the
+		// agent reports them as held, and the event of their release comes later.
+		{Event: fwk.ClusterEvent{Resource: fwk.AssignedPod, ActionType: fwk.Delete}, QueueingHintFn: pl.afterPodDeleted},
+		// The annotation is corrected. There is no narrower action for annotations.
+		{Event: fwk.ClusterEvent{Resource: fwk.TargetPod, ActionType: fwk.Update}, QueueingHintFn: pl.afterOwnUpdate},
+		// The NodeNetwork may have been there before the Node.
+		{Event: fwk.ClusterEvent{Resource: fwk.Node, ActionType: fwk.Add}},
+	}, nil
+}
+
+// changes are additions and updates of a resource. An object that was deleted
+// and made anew while a watch was interrupted arrives as an update.
+func changes(resource schema.GroupVersionResource) fwk.ClusterEvent {
+	name := fwk.EventResource(resource.Resource + "." + resource.Version + "." + resource.Group)
+	return fwk.ClusterEvent{Resource: name, ActionType: fwk.Add | fwk.Update}
+}
+
+// afterNodeNetwork queues a pod if the node serves all that the pod wants, and
+// did not before or now has more free addresses.
+func (pl *NetworkFit) afterNodeNetwork(logger klog.Logger, pod *v1.Pod, oldObj, newObj any) (fwk.QueueingHint, error) {
+	before, after, err := objects[*node](oldObj, newObj)
+	asked := pl.sources.demands.of(pod)
+	if err != nil || asked == nil {
+		return fwk.Queue, err
+	}
+	gained := false
+	for i := range asked.requests {
+		net, ok := lookup[*network](pl.sources.networks, asked.requests[i].Name)
+		if !ok || after.lacks(net) != "" {
+			return fwk.QueueSkip, nil
+		}
+		gained = gained || before == nil || before.lacks(net) != "" || after.held(net.Name) < before.held(net.Name)
+	}
+	return hint(logger, gained, pod, "NodeNetwork", after.Name), nil
+}
+
+// afterNetwork queues a pod if a Network that it wants has become usable, or
+// has another spec. Counters in its status are refreshed all the time and
+// change nothing.
+func (pl *NetworkFit) afterNetwork(logger klog.Logger, pod *v1.Pod, oldObj, newObj any) (fwk.QueueingHint, error) {
+	before, after, err := objects[*network](oldObj, newObj)
+	if err != nil {
+		return fwk.Queue, err
+	}
+	gained := pl.asksFor(pod, after.Name) && after.unusable == "" &&
+		(before == nil || before.unusable != "" || before.UID != after.UID || before.Generation != after.Generation)
+	return hint(logger, gained, pod, "Network", after.Name), nil
+}
+
+func (pl *NetworkFit) afterIPBlock(logger klog.Logger, pod *v1.Pod, oldObj, newObj any) (fwk.QueueingHint, error) {
+	before, after, err := objects[*v1alpha1.IPBlock](oldObj, newObj)
+	if err != nil {
+		return fwk.Queue, err
+	}
+	gained := pl.asksFor(pod, after.Spec.Network) && after.DeletionTimestamp == nil && (before == nil || before.UID != after.UID)
+	return hint(logger, gained, pod, "IPBlock", after.Name), nil
+}
+
+func (pl *NetworkFit) afterNamespace(logger klog.Logger, pod *v1.Pod, oldObj, newObj any) (fwk.QueueingHint, error) {
+	before, after, err := objects[*v1.Namespace](oldObj, newObj)
+	if err != nil {
+		return fwk.Queue, err
+	}
+	gained := pod.Namespace == after.Name && (before == nil || !maps.Equal(before.Labels, after.Labels))
+	return hint(logger, gained, pod, "Namespace", after.Name), nil
+}
+
+func (pl *NetworkFit) afterPodDeleted(logger klog.Logger, pod *v1.Pod, oldObj, _ any) (fwk.QueueingHint, error) {
+	_, deleted, err := objects[*v1.Pod](nil, oldObj)
+	if err != nil {
+		return fwk.Queue, err
+	}
+	for network := range pl.sources.demands.taken(deleted) {
+		if pl.asksFor(pod, network) {
+			return hint(logger, true, pod, "Pod", klog.KObj(deleted).String()), nil
+		}
+	}
+	return fwk.QueueSkip, nil
+}
+
+func (pl *NetworkFit) afterOwnUpdate(logger klog.Logger, pod *v1.Pod, oldObj, newObj any) (fwk.QueueingHint, error) {
+	before, after, err := objects[*v1.Pod](oldObj, newObj)
+	if err != nil || before == nil {
+		return fwk.Queue, err
+	}
+	changed := before.Annotations[v1alpha1.AnnotationNetworks] != after.Annotations[v1alpha1.AnnotationNetworks]
+	return hint(logger, changed, pod, "Pod", klog.KObj(after).String()), nil
+}
+
+// asksFor tells whether a pod wants a network.
+func (pl *NetworkFit) asksFor(pod *v1.Pod, network string) bool {
+	asked := pl.sources.demands.of(pod)
+	if asked == nil {
+		return false
+	}
+	for i := range asked.requests {
+		if asked.requests[i].Name == network {
+			return true
+		}
+	}
+	return false
+}
+
+// hint makes the answer and tells it.
+func hint(logger klog.Logger, queue bool, pod *v1.Pod, kind, name string) fwk.QueueingHint {
+	answer := fwk.QueueSkip
+	if queue {
+		answer = fwk.Queue
+	}
+	logger.V(5).Info("Decided on a rejected pod", "plugin", Name, "pod", klog.KObj(pod), "hint", answer, "kind", kind, "name", name)
+	return answer
+}
+
+// objects types the objects of an event; before is nil for an addition. A
+// deleted object whose last state was missed arrives in a wrapper.
+func objects[T any](oldObj, newObj any) (before, after T, err error) {
+	if unknown, ok := newObj.(cache.DeletedFinalStateUnknown); ok {
+		newObj = unknown.Obj
+	}
+	after, ok := newObj.(T)
+	if !ok {
+		return before, after, fmt.Errorf("event with a %T", newObj)
+	}
+	if oldObj == nil {
+		return before, after, nil
+	}
+	before, ok = oldObj.(T)
+	if !ok {
+		return before, after, fmt.Errorf("event with a %T", oldObj)
+	}
+	return before, after, nil
+}

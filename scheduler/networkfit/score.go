@@ -1,0 +1,48 @@
+// Copyright The netplane Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package networkfit
+
+import (
+	"context"
+
+	v1 "k8s.io/api/core/v1"
+	fwk "k8s.io/kube-scheduler/framework"
+
+	"github.com/netplane/netplane/scheduler/config"
+)
+
+// PreScore spares pods without networks the scoring; it is run for them, too.
+func (pl *NetworkFit) PreScore(_ context.Context, state fwk.CycleState, _ *v1.Pod, _ []fwk.NodeInfo) *fwk.Status {
+	if len(readWants(state)) == 0 {
+		return fwk.NewStatus(fwk.Skip)
+	}
+	return nil
+}
+
+// Score rates a node from 0 to 100 by the most utilised of the requested
+// networks, with the pod placed. It depends on this node alone, which is what
+// lets pods with one signature share their scores (see SignPod).
+func (pl *NetworkFit) Score(_ context.Context, state fwk.CycleState, pod *v1.Pod, info fwk.NodeInfo) (int64, *fwk.Status) {
+	name := info.Node().Name
+	offer, ok := lookup[*node](pl.sources.nodes, name)
+	if !ok {
+		return fwk.MinScore, nil // gone since Filter; binding will show
+	}
+	load := offer.load(info, pl.sources)
+	var worst float64
+	for _, w := range readWants(state) {
+		if w.plan == nil {
+			continue
+		}
+		used := usedBy(load, pod, name, w.Name, w.demand)
+		worst = max(worst, pl.sources.supply(name, w.network).Utilisation(used, w.demand))
+	}
+	if pl.args.ScoringStrategy == config.LeastUtilized {
+		worst = 1 - worst
+	}
+	return int64(worst * float64(fwk.MaxScore)), nil
+}
+
+// ScoreExtensions returns nil: scores are absolute.
+func (pl *NetworkFit) ScoreExtensions() fwk.ScoreExtensions { return nil }

@@ -1,0 +1,178 @@
+// Copyright The netplane Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package networkfit
+
+import (
+	"fmt"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic/dynamicinformer"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/netplane/netplane/api/v1alpha1"
+)
+
+// Names of the indexes; they are shared with whoever else indexes the same
+// informers, hence the prefix.
+const (
+	indexBlocksByNode = "netplane.io/node"
+	indexPodsByUID    = "netplane.io/uid"
+)
+
+// Sources are the caches that the plugin reads.
+//
+// They belong to the very informers whose events requeue pods: an informer
+// updates its store, indexes included, before it tells anyone, so a pod that
+// is woken by an event finds the data that the event speaks of. With informers
+// of its own the plugin could be asked before they have caught up, and the pod
+// would wait for the next event, or five minutes (kubernetes/kubernetes#93552).
+// For the same reason everything derived hangs on the stored objects (see
+// node and network) or is an index, and nothing is filled by event handlers.
+type Sources struct {
+	nodes      cache.Indexer // *node, by name
+	networks   cache.Indexer // *network, by name
+	blocks     cache.Indexer // *v1alpha1.IPBlock
+	namespaces cache.Indexer // *v1.Namespace, by name
+	pods       cache.Indexer // *v1.Pod that are neither Succeeded nor Failed
+	demands    *demands
+}
+
+// NewSources prepares the informers: it makes them hand out typed objects and
+// adds indexes. It must be called before they are started, and once only.
+func NewSources(dynamic dynamicinformer.DynamicSharedInformerFactory, pods cache.SharedIndexInformer) (*Sources, error) {
+	if err := pods.AddIndexers(cache.Indexers{indexPodsByUID: podUID}); err != nil {
+		return nil, fmt.Errorf("indexing pods: %w", err)
+	}
+	sources := &Sources{pods: pods.GetIndexer(), demands: newDemands()}
+	for _, source := range []struct {
+		resource  schema.GroupVersionResource
+		transform cache.TransformFunc
+		indexers  cache.Indexers
+		into      *cache.Indexer
+	}{
+		{nodeNetworks(), toNode, nil, &sources.nodes},
+		{networks(), toNetwork, nil, &sources.networks},
+		{ipBlocks(), toIPBlock, cache.Indexers{indexBlocksByNode: blockNode}, &sources.blocks},
+		{namespaces(), toNamespace, nil, &sources.namespaces},
+	} {
+		informer := dynamic.ForResource(source.resource).Informer()
+		if err := informer.SetTransform(source.transform); err != nil {
+			return nil, fmt.Errorf("typing the cache of %s: %w", source.resource.Resource, err)
+		}
+		if err := informer.AddIndexers(source.indexers); err != nil {
+			return nil, fmt.Errorf("indexing %s: %w", source.resource.Resource, err)
+		}
+		*source.into = informer.GetIndexer()
+	}
+	return sources, nil
+}
+
+// The resources that the plugin watches.
+func nodeNetworks() schema.GroupVersionResource {
+	return v1alpha1.SchemeGroupVersion.WithResource(v1alpha1.ResourceNodeNetworks)
+}
+
+func networks() schema.GroupVersionResource {
+	return v1alpha1.SchemeGroupVersion.WithResource(v1alpha1.ResourceNetworks)
+}
+
+func ipBlocks() schema.GroupVersionResource {
+	return v1alpha1.SchemeGroupVersion.WithResource(v1alpha1.ResourceIPBlocks)
+}
+
+func namespaces() schema.GroupVersionResource {
+	return v1.SchemeGroupVersion.WithResource("namespaces")
+}
+
+// RequiredResources are the custom resources without which the plugin's
+// informers, and with them the scheduler, would wait for ever.
+func RequiredResources() []schema.GroupVersionResource {
+	return []schema.GroupVersionResource{networks(), nodeNetworks(), ipBlocks()}
+}
+
+// typed turns what a dynamic informer receives into a T. Anything else is
+// passed through: a transform is also called on what it has made itself.
+func typed[T any](obj any) (value *T, ok bool, err error) {
+	raw, isRaw := obj.(*unstructured.Unstructured)
+	if !isRaw {
+		return nil, false, nil
+	}
+	value = new(T)
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(raw.Object, value); err != nil {
+		return nil, false, fmt.Errorf("reading %s %s: %w", raw.GetKind(), raw.GetName(), err)
+	}
+	return value, true, nil
+}
+
+func toNode(obj any) (any, error) {
+	value, ok, err := typed[v1alpha1.NodeNetwork](obj)
+	if !ok || err != nil {
+		return obj, err
+	}
+	value.ManagedFields = nil
+	return newNode(value), nil
+}
+
+func toNetwork(obj any) (any, error) {
+	value, ok, err := typed[v1alpha1.Network](obj)
+	if !ok || err != nil {
+		return obj, err
+	}
+	value.ManagedFields = nil
+	return newNetwork(value), nil
+}
+
+func toIPBlock(obj any) (any, error) {
+	value, ok, err := typed[v1alpha1.IPBlock](obj)
+	if !ok || err != nil {
+		return obj, err
+	}
+	value.ManagedFields = nil
+	return value, nil
+}
+
+func toNamespace(obj any) (any, error) {
+	value, ok, err := typed[v1.Namespace](obj)
+	if !ok || err != nil {
+		return obj, err
+	}
+	value.ManagedFields = nil
+	return value, nil
+}
+
+func blockNode(obj any) ([]string, error) {
+	block, ok := obj.(*v1alpha1.IPBlock)
+	if !ok {
+		return nil, nil
+	}
+	return []string{block.Spec.NodeName}, nil
+}
+
+func podUID(obj any) ([]string, error) {
+	pod, ok := obj.(*v1.Pod)
+	if !ok {
+		return nil, nil
+	}
+	return []string{string(pod.UID)}, nil
+}
+
+// lookup reads one object of a cache that is keyed by name.
+func lookup[T any](indexer cache.Indexer, name string) (value T, ok bool) {
+	obj, found, err := indexer.GetByKey(name)
+	if !found || err != nil {
+		return value, false
+	}
+	value, ok = obj.(T)
+	return value, ok
+}
+
+// podExists tells whether a pod with this UID has not ended.
+func (s *Sources) podExists(uid types.UID) bool {
+	keys, err := s.pods.IndexKeys(indexPodsByUID, string(uid))
+	return err == nil && len(keys) > 0
+}
