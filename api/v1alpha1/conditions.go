@@ -36,8 +36,9 @@ const (
 	// ReasonSubnetOverlap: an older Network on the same physical network and
 	// VLAN has some of its addresses; choose another subnet or VLAN.
 	ReasonSubnetOverlap = "SubnetOverlap"
-	// ReasonNoNode: no node backs the physical network with a NIC that is up;
-	// map a NIC or repair the link.
+	// ReasonNoNode: no node maps a NIC to the physical network; map one. While
+	// NICs are mapped but down, the Network stays Ready with nodes.ready 0, so
+	// that the scheduler can name each node's reason.
 	ReasonNoNode = "NoNode"
 	// ReasonInvalidSpec: the spec passed the CRD's rules but cannot be carved;
 	// the message says why.
