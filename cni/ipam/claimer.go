@@ -1,0 +1,228 @@
+// Copyright The netplane Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package ipam
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/workqueue"
+	"k8s.io/utils/clock"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
+
+	"github.com/netplane/netplane/api/v1alpha1"
+)
+
+// Defaults of ClaimerConfig.
+const (
+	DefaultIdleGrace   = 5 * time.Minute
+	DefaultScarceGrace = 30 * time.Second
+	DefaultDrainGrace  = 10 * time.Second
+)
+
+// settle gathers lease changes before the Claimer looks at them. A pod that
+// waits for an address is never held up by it.
+const settle = 100 * time.Millisecond
+
+// reconcileTimeout frees a worker whose calls to the API server hang.
+const reconcileTimeout = time.Minute
+
+// ClaimerConfig says how a Claimer works; zero durations mean the defaults.
+type ClaimerConfig struct {
+	// NodeName is this node.
+	NodeName string
+	// IdleGrace passes before a block that nobody needs is given back.
+	IdleGrace time.Duration
+	// ScarceGrace is IdleGrace for Networks without an unclaimed block.
+	ScarceGrace time.Duration
+	// DrainGrace passes before an empty block that is being deleted goes.
+	DrainGrace time.Duration
+}
+
+// ClaimerDeps are what a Claimer works with.
+type ClaimerDeps struct {
+	// Client reads from a cache that holds all Networks and this node's Node,
+	// NodeNetwork, IPBlocks and Pods.
+	Client client.Client
+	// Live reads from the API server itself.
+	Live client.Reader
+	// Manager is told of the blocks.
+	Manager *Manager
+	// Metrics may be nil.
+	Metrics *Metrics
+	// Clock is the real one if nil.
+	Clock clock.PassiveClock
+}
+
+// Claimer keeps the node in addresses: it claims IPBlocks of the Networks that
+// the node's NICs back, adopts those that others made for the node, and lets
+// go of what is not needed. It reconciles one Network at a time.
+type Claimer struct {
+	node    string
+	graces  graces
+	client  client.Client
+	live    client.Reader
+	manager *Manager
+	metrics *Metrics
+	clock   clock.PassiveClock
+
+	queue   atomic.Pointer[workqueue.TypedRateLimitingInterface[reconcile.Request]]
+	demands demands
+
+	mu       sync.Mutex
+	nodeUID  types.UID
+	networks map[string]*claims
+}
+
+// NewClaimer makes a Claimer; call it before Manager.Replay.
+func NewClaimer(cfg ClaimerConfig, deps ClaimerDeps) *Claimer {
+	c := &Claimer{
+		node: cfg.NodeName,
+		graces: graces{
+			idle:   orDefault(cfg.IdleGrace, DefaultIdleGrace),
+			scarce: orDefault(cfg.ScarceGrace, DefaultScarceGrace),
+			drain:  orDefault(cfg.DrainGrace, DefaultDrainGrace),
+		},
+		client:   deps.Client,
+		live:     deps.Live,
+		manager:  deps.Manager,
+		metrics:  deps.Metrics,
+		clock:    deps.Clock,
+		networks: map[string]*claims{},
+	}
+	if c.metrics == nil {
+		c.metrics = newMetrics()
+	}
+	if c.clock == nil {
+		c.clock = clock.RealClock{}
+	}
+	c.manager.Subscribe(c.poke)
+	return c
+}
+
+func orDefault(d, def time.Duration) time.Duration {
+	if d == 0 {
+		return def
+	}
+	return d
+}
+
+// SetupWithManager registers the Claimer's controller.
+func (c *Claimer) SetupWithManager(mgr ctrl.Manager) error {
+	everything := handler.EnqueueRequestsFromMapFunc(c.allNetworks)
+	err := ctrl.NewControllerManagedBy(mgr).
+		Named("ipam-claimer").
+		For(&v1alpha1.Network{}).
+		Watches(&v1alpha1.IPBlock{}, handler.EnqueueRequestsFromMapFunc(c.networkOfBlock)).
+		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(c.networksOfPod), builder.WithPredicates(demandChanged())).
+		Watches(&v1alpha1.NodeNetwork{}, everything, builder.WithPredicates(offerChanged())).
+		Watches(&corev1.Node{}, everything, builder.WithPredicates(identityChanged())).
+		WatchesRawSource(source.Func(c.takeQueue)).
+		WithOptions(controller.Options{
+			MaxConcurrentReconciles: 4,
+			ReconciliationTimeout:   reconcileTimeout,
+			RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](50*time.Millisecond, 30*time.Second),
+		}).
+		Complete(c)
+	if err != nil {
+		return fmt.Errorf("setting up the claimer of address blocks: %w", err)
+	}
+	return nil
+}
+
+func (c *Claimer) takeQueue(_ context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
+	c.queue.Store(&queue)
+	return nil
+}
+
+// poke is called by the Manager. Before the controller runs there is nobody to
+// poke, and its start looks at every Network anyway.
+func (c *Claimer) poke(network string, waiting bool) {
+	queue := c.queue.Load()
+	switch {
+	case queue == nil:
+	case waiting:
+		(*queue).Add(requestFor(network))
+	default:
+		(*queue).AddAfter(requestFor(network), settle)
+	}
+}
+
+func requestFor(network string) reconcile.Request {
+	return reconcile.Request{NamespacedName: types.NamespacedName{Name: network}}
+}
+
+func (c *Claimer) allNetworks(ctx context.Context, _ client.Object) []reconcile.Request {
+	var list v1alpha1.NetworkList
+	if err := c.client.List(ctx, &list, client.UnsafeDisableDeepCopy); err != nil {
+		log.FromContext(ctx).Error(err, "Listing the Networks failed: their blocks wait for the next event")
+		return nil
+	}
+	out := make([]reconcile.Request, 0, len(list.Items))
+	for i := range list.Items {
+		out = append(out, requestFor(list.Items[i].Name))
+	}
+	return out
+}
+
+func (c *Claimer) networkOfBlock(_ context.Context, obj client.Object) []reconcile.Request {
+	block, ok := obj.(*v1alpha1.IPBlock)
+	if !ok || block.Spec.NodeName != c.node {
+		return nil
+	}
+	c.seen(block)
+	return []reconcile.Request{requestFor(block.Spec.Network)}
+}
+
+func (c *Claimer) networksOfPod(_ context.Context, obj client.Object) []reconcile.Request {
+	var out []reconcile.Request
+	for network := range c.demands.of(obj.GetAnnotations()[v1alpha1.AnnotationNetworks]) {
+		out = append(out, requestFor(network))
+	}
+	return out
+}
+
+// demandChanged passes the pod events that change what the node's pods need.
+func demandChanged() predicate.Predicate {
+	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+		before, ok1 := e.ObjectOld.(*corev1.Pod)
+		after, ok2 := e.ObjectNew.(*corev1.Pod)
+		return !ok1 || !ok2 || terminal(before) != terminal(after) ||
+			before.Annotations[v1alpha1.AnnotationNetworks] != after.Annotations[v1alpha1.AnnotationNetworks] ||
+			before.Spec.NodeName != after.Spec.NodeName
+	}}
+}
+
+// offerChanged passes the NodeNetwork events that change what may be claimed.
+func offerChanged() predicate.Predicate {
+	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+		before, ok1 := e.ObjectOld.(*v1alpha1.NodeNetwork)
+		after, ok2 := e.ObjectNew.(*v1alpha1.NodeNetwork)
+		return !ok1 || !ok2 ||
+			!equality.Semantic.DeepEqual(before.Status.PhysicalNetworks, after.Status.PhysicalNetworks) ||
+			!equality.Semantic.DeepEqual(before.Status.Refused, after.Status.Refused)
+	}}
+}
+
+// identityChanged passes the events of a Node that comes, goes, or is another.
+func identityChanged() predicate.Predicate {
+	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+		return e.ObjectOld.GetUID() != e.ObjectNew.GetUID()
+	}}
+}

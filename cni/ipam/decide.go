@@ -1,0 +1,179 @@
+// Copyright The netplane Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package ipam
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// maxWatermark bounds how many free addresses a node keeps ahead of need.
+const maxWatermark = 8
+
+// watermark is how many free addresses a node wants to have of a Network.
+func watermark(blockSize int) int { return max(1, min(maxWatermark, blockSize/4)) }
+
+// graces are the times for which things stay as they are.
+type graces struct {
+	idle   time.Duration // before a block that nobody needs is given back
+	scarce time.Duration // the same where other nodes find no block
+	drain  time.Duration // before an empty block that is being deleted goes
+}
+
+// heldBlock is one block of the node, as decide sees it.
+type heldBlock struct {
+	prefix    netip.Prefix
+	capacity  int
+	leased    int
+	open      bool      // hands out addresses
+	orphan    bool      // its Network is gone
+	deleted   time.Time // when its deletionTimestamp was first seen, or zero
+	idleSince time.Time
+}
+
+// situation is all that decides about the blocks of one Network.
+type situation struct {
+	now       time.Time
+	graces    graces
+	claimable bool // the node may claim blocks
+	backed    bool // the node's NICs back the Network: one block stays warm
+	ending    bool // the Network is being deleted: nothing that is idle stays
+	scarce    bool // no unclaimed block is left
+	watermark int
+	needed    int // addresses of open blocks that pods have, or will ask for
+	blocks    []heldBlock
+}
+
+// decision is what to do now, and when to look again; 0 means at the next event.
+type decision struct {
+	claim    bool           // one more block
+	giveBack []netip.Prefix // to delete
+	finish   []netip.Prefix // to take the finalizer off
+	again    time.Duration
+}
+
+// decide is pure: claiming is done by whoever asks, one block at a time.
+func decide(s *situation) decision {
+	var d decision
+	d.finishDeleted(s)
+	for i := range s.blocks {
+		if b := &s.blocks[i]; b.orphan && b.deleted.IsZero() && b.leased == 0 {
+			d.giveBack = append(d.giveBack, b.prefix)
+		}
+	}
+	held, free := s.held()
+	if s.claimable && (held == 0 || free < s.watermark) {
+		d.claim = true
+		return d
+	}
+	d.giveSpare(s, held, free)
+	return d
+}
+
+// held counts the open blocks, and their addresses that nobody needs.
+func (s *situation) held() (blocks, free int) {
+	for i := range s.blocks {
+		if s.blocks[i].open {
+			blocks++
+			free += s.blocks[i].capacity
+		}
+	}
+	return blocks, free - s.needed
+}
+
+// finishDeleted lets empty blocks that are being deleted go.
+func (d *decision) finishDeleted(s *situation) {
+	for i := range s.blocks {
+		b := &s.blocks[i]
+		if b.deleted.IsZero() || b.leased > 0 {
+			continue
+		}
+		since := b.deleted
+		if b.idleSince.After(since) {
+			since = b.idleSince
+		}
+		if d.wait(s.graces.drain - s.now.Sub(since)) {
+			continue
+		}
+		d.finish = append(d.finish, b.prefix)
+	}
+}
+
+// giveSpare gives idle blocks back as long as what stays is enough not to claim
+// again at once. The one that was idle for longest goes first.
+func (d *decision) giveSpare(s *situation, held, free int) {
+	keep, spare, grace := 0, 0, s.graces.idle
+	if s.backed && !s.ending {
+		keep, spare = 1, s.watermark
+	}
+	switch {
+	case s.ending:
+		grace = 0
+	case s.scarce:
+		grace = s.graces.scarce
+	}
+	idle := slices.Clone(s.blocks)
+	slices.SortStableFunc(idle, func(a, b heldBlock) int { return a.idleSince.Compare(b.idleSince) })
+	for i := range idle {
+		b := &idle[i]
+		if !b.open || b.leased > 0 || held <= keep {
+			continue
+		}
+		rest := free - b.capacity
+		if rest < spare {
+			continue
+		}
+		if d.wait(grace - s.now.Sub(b.idleSince)) {
+			continue
+		}
+		held, free = held-1, rest
+		d.giveBack = append(d.giveBack, b.prefix)
+	}
+}
+
+// wait notes to look again after rest, if that is in the future.
+func (d *decision) wait(rest time.Duration) bool {
+	if rest <= 0 {
+		return false
+	}
+	if d.again == 0 || rest < d.again {
+		d.again = rest
+	}
+	return true
+}
+
+// needs counts the addresses of a Network's open blocks that are spoken for: of
+// every pod the larger of what it asks for (less what it has in blocks that are
+// closed) and what it has and waits for, and every lease without a living pod.
+func needs(demand map[string]int, usage *Usage) int {
+	open := make([]netip.Prefix, 0, len(usage.Blocks))
+	for i := range usage.Blocks {
+		if usage.Blocks[i].Open {
+			open = append(open, usage.Blocks[i].Prefix)
+		}
+	}
+	inside, outside := map[string]int{}, map[string]int{}
+	for i := range usage.Leases {
+		l := &usage.Leases[i]
+		if slices.ContainsFunc(open, func(p netip.Prefix) bool { return p.Contains(l.Address) }) {
+			inside[l.PodUID]++
+		} else {
+			outside[l.PodUID]++
+		}
+	}
+	for podUID, count := range usage.Waiting {
+		inside[podUID] += count
+	}
+	total := 0
+	for podUID, count := range inside {
+		total += max(count, demand[podUID]-outside[podUID])
+	}
+	for podUID, count := range demand {
+		if _, counted := inside[podUID]; !counted {
+			total += max(0, count-outside[podUID])
+		}
+	}
+	return total
+}

@@ -1,0 +1,109 @@
+// Copyright The netplane Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package ipam
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// claimResult is the label of netplane_ipam_claims_total.
+type claimResult string
+
+const (
+	claimCreated   claimResult = "created"   // the block is ours
+	claimAdopted   claimResult = "adopted"   // it was ours already: the reply had been lost
+	claimTaken     claimResult = "taken"     // another node has it
+	claimExhausted claimResult = "exhausted" // no candidate was left
+	claimFailed    claimResult = "failed"    // the API server refused, or did not answer
+	claimConflict  claimResult = "conflict"  // leases live in a block that another node has
+)
+
+// Metrics count what the Claimer and the Collector do.
+type Metrics struct {
+	claims   *prometheus.CounterVec
+	latency  prometheus.Histogram
+	released prometheus.Counter
+	garbage  prometheus.Counter
+}
+
+// NewMetrics registers the metrics of a node's address management. It fails
+// when reg has metrics of these names already.
+func NewMetrics(reg prometheus.Registerer, manager *Manager) (*Metrics, error) {
+	m := newMetrics()
+	err := errors.Join(reg.Register(m.claims), reg.Register(m.latency), reg.Register(m.released), reg.Register(m.garbage),
+		reg.Register(addressCollector{manager, addressesDesc()}))
+	if err != nil {
+		return nil, fmt.Errorf("registering the metrics of address management: %w", err)
+	}
+	return m, nil
+}
+
+func newMetrics() *Metrics {
+	return &Metrics{
+		claims: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "netplane_ipam_claims_total",
+			Help: "Attempts to claim an IPBlock, by Network and result.",
+		}, []string{"network", "result"}),
+		latency: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "netplane_ipam_claim_seconds",
+			Help:    "Time from the need of a block to its claim.",
+			Buckets: prometheus.ExponentialBuckets(0.002, 2, 12),
+		}),
+		released: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "netplane_ipam_blocks_released_total",
+			Help: "IPBlocks that this node has let go.",
+		}),
+		garbage: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "netplane_ipam_garbage_total",
+			Help: "Addresses freed because their network namespace was gone.",
+		}),
+	}
+}
+
+func (m *Metrics) claim(network string, result claimResult) {
+	m.claims.WithLabelValues(network, string(result)).Inc()
+}
+
+func (m *Metrics) took(d time.Duration) { m.latency.Observe(d.Seconds()) }
+
+func addressesDesc() *prometheus.Desc {
+	return prometheus.NewDesc("netplane_ipam_addresses",
+		"Addresses of the node's blocks: used ones, free ones, and used ones in blocks that are closed or not the node's.",
+		[]string{"network", "state"}, nil)
+}
+
+// addressCollector reads the Manager when it is asked, so that a Network that
+// goes leaves no series behind.
+type addressCollector struct {
+	manager *Manager
+	desc    *prometheus.Desc
+}
+
+// Describe implements prometheus.Collector.
+func (c addressCollector) Describe(out chan<- *prometheus.Desc) { out <- c.desc }
+
+// Collect implements prometheus.Collector.
+func (c addressCollector) Collect(out chan<- prometheus.Metric) {
+	for _, network := range c.manager.Networks() {
+		usage := c.manager.Usage(network)
+		used, free := 0, 0
+		for i := range usage.Blocks {
+			if b := &usage.Blocks[i]; b.Open {
+				used += b.Leased
+				free += b.Free
+			}
+		}
+		for state, value := range map[string]int{"used": used, "free": free, "closing": len(usage.Leases) - used} {
+			metric, err := prometheus.NewConstMetric(c.desc, prometheus.GaugeValue, float64(value), network, state)
+			if err != nil {
+				metric = prometheus.NewInvalidMetric(c.desc, err)
+			}
+			out <- metric
+		}
+	}
+}

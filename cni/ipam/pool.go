@@ -1,0 +1,244 @@
+// Copyright The netplane Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package ipam
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/netplane/netplane/api/addressing"
+)
+
+// coolDown is how long a freed address goes behind all others: neighbours and
+// conntrack entries may still speak of the pod that had it. It only orders: an
+// address that is the last one left is handed out at once.
+const coolDown = time.Minute
+
+// Block is an IPBlock that this node holds.
+type Block struct {
+	Prefix netip.Prefix
+	// UID is the IPBlock's.
+	UID types.UID
+	// Closed blocks serve the leases in them and hand out nothing more.
+	Closed bool
+}
+
+// freeAddr is an address of a block that nobody has.
+type freeAddr struct {
+	address netip.Addr
+	freed   time.Time // zero if nobody had it since the block came
+}
+
+// block is the state of one block.
+type block struct {
+	Block
+	drained   bool // closed by the claimer, which is about to delete it
+	free      []freeAddr
+	leased    int
+	idleSince time.Time // when leased became 0, or the block came
+	closed    time.Time // when the block was first seen closed
+}
+
+func (b *block) open() bool { return !b.Closed && !b.drained }
+
+// noteClosed keeps when the block was closed by this node's own clock: the API
+// server's may differ.
+func (b *block) noteClosed(now time.Time) {
+	if !b.Closed {
+		b.closed = time.Time{}
+	} else if b.closed.IsZero() {
+		b.closed = now
+	}
+}
+
+// pool is what the node has of one Network.
+type pool struct {
+	network string
+	uid     types.UID
+	plan    *addressing.Plan
+	known   bool // the claimer has told of the blocks at least once
+	blocks  map[netip.Prefix]*block
+	leases  map[netip.Addr]*Lease
+	waiting map[string]int // pod UID -> addresses that a Reserve waits for
+	hint    string
+}
+
+func newPool(network string) *pool {
+	return &pool{
+		network: network,
+		blocks:  map[netip.Prefix]*block{},
+		leases:  map[netip.Addr]*Lease{},
+		waiting: map[string]int{},
+	}
+}
+
+// empty pools are forgotten.
+func (p *pool) empty() bool { return len(p.blocks)+len(p.leases)+len(p.waiting) == 0 }
+
+// setBlocks brings the pool to these blocks and tells whether any of them is
+// new, closed or gone.
+func (p *pool) setBlocks(uid types.UID, plan *addressing.Plan, blocks []Block, now time.Time) bool {
+	replan, changed := p.plan != plan, !p.known
+	p.uid, p.plan, p.known = uid, plan, true
+	wanted := make(map[netip.Prefix]bool, len(blocks))
+	for _, next := range blocks {
+		wanted[next.Prefix] = true
+		b := p.blocks[next.Prefix]
+		if b == nil || b.UID != next.UID {
+			p.addBlock(next, now)
+			changed = true
+			continue
+		}
+		changed = changed || b.Block != next
+		b.Block = next
+		b.noteClosed(now)
+		if replan {
+			p.refill(b)
+		}
+	}
+	for prefix := range p.blocks {
+		if !wanted[prefix] {
+			delete(p.blocks, prefix)
+			changed = true
+		}
+	}
+	return changed
+}
+
+func (p *pool) addBlock(next Block, now time.Time) {
+	b := &block{Block: next, idleSince: now}
+	for address := range p.leases {
+		if next.Prefix.Contains(address) {
+			b.leased++
+		}
+	}
+	b.noteClosed(now)
+	p.refill(b)
+	p.blocks[next.Prefix] = b
+}
+
+// refill makes the free list what the plan allows, less the leases, and keeps
+// the order of what was free before.
+func (p *pool) refill(b *block) {
+	var allowed []netip.Addr
+	if p.plan != nil && p.plan.CheckBlock(b.Prefix) == nil {
+		allowed = slices.Collect(p.plan.PodAddresses(b.Prefix))
+	}
+	spare := make(map[netip.Addr]bool, len(allowed))
+	for _, address := range allowed {
+		spare[address] = p.leases[address] == nil
+	}
+	free := make([]freeAddr, 0, len(allowed))
+	for _, f := range b.free {
+		if spare[f.address] {
+			free = append(free, f)
+			spare[f.address] = false
+		}
+	}
+	for _, address := range allowed {
+		if spare[address] {
+			free = append(free, freeAddr{address: address})
+		}
+	}
+	b.free = free
+}
+
+// counts tells whether others take the address for part of the node's capacity.
+func (p *pool) counts(address netip.Addr) bool {
+	for prefix, b := range p.blocks {
+		if prefix.Contains(address) && !b.Closed {
+			return true
+		}
+	}
+	return !p.known
+}
+
+// pick takes an address off the free lists. Among the addresses that have
+// cooled down it prefers the busiest block, so that the others become idle and
+// can be given back; among the rest the one that was freed first.
+func (p *pool) pick(now time.Time) (*block, freeAddr, bool) {
+	var best *block
+	for _, b := range p.blocks {
+		if b.open() && len(b.free) > 0 && (best == nil || before(b, best, now)) {
+			best = b
+		}
+	}
+	if best == nil {
+		return nil, freeAddr{}, false
+	}
+	first := best.free[0]
+	best.free = best.free[1:]
+	return best, first, true
+}
+
+func before(a, b *block, now time.Time) bool {
+	af, bf := a.free[0].freed, b.free[0].freed
+	aHot, bHot := now.Sub(af) < coolDown, now.Sub(bf) < coolDown
+	if aHot != bHot {
+		return bHot
+	}
+	if aHot && !af.Equal(bf) {
+		return af.Before(bf)
+	}
+	return cmp.Or(cmp.Compare(b.leased, a.leased), a.Prefix.Addr().Compare(b.Prefix.Addr())) < 0
+}
+
+// unpick undoes pick.
+func (b *block) unpick(f freeAddr) { b.free = append([]freeAddr{f}, b.free...) }
+
+// attach enters a lease. A block of a former Network of the same name may
+// overlap one of today's, which is why every block is looked at.
+func (p *pool) attach(lease *Lease) {
+	p.leases[lease.Address] = lease
+	for prefix, b := range p.blocks {
+		if prefix.Contains(lease.Address) {
+			b.leased++
+		}
+	}
+}
+
+// detach removes a lease; its address goes to the end of its block's free list.
+func (p *pool) detach(lease *Lease, now time.Time) {
+	delete(p.leases, lease.Address)
+	for prefix, b := range p.blocks {
+		if !prefix.Contains(lease.Address) {
+			continue
+		}
+		b.leased--
+		if b.leased == 0 {
+			b.idleSince = now
+		}
+		if p.allows(b, lease.Address) {
+			b.free = append(b.free, freeAddr{address: lease.Address, freed: now})
+		}
+	}
+}
+
+// allows tells whether a pod may have the address under the plan of today.
+func (p *pool) allows(b *block, address netip.Addr) bool {
+	if p.plan == nil || p.plan.CheckBlock(b.Prefix) != nil {
+		return false
+	}
+	for allowed := range p.plan.PodAddresses(b.Prefix) {
+		if allowed == address {
+			return true
+		}
+	}
+	return false
+}
+
+// inUse counts the leases, and the blocks that are held.
+func (p *pool) inUse() (leases, blocks int) {
+	for _, b := range p.blocks {
+		if b.open() {
+			leases += b.leased
+			blocks++
+		}
+	}
+	return leases, blocks
+}
