@@ -9,7 +9,7 @@
 # The addresses' files lie in /run: a restart of the node ends every pod, and their addresses must be free again.
 cni_configuration() {
 	jq --null-input --arg v4 "$1" --arg v6 "$2" '{
-		cniVersion: "1.0.0", name: "default-net",
+		cniVersion: "1.1.0", name: "default-net",
 		plugins: [
 			{type: "ptp", ipam: {type: "host-local", dataDir: "/run/cni/networks",
 				ranges: [[{subnet: $v4}], [{subnet: $v6}]], routes: [{dst: "0.0.0.0/0"}, {dst: "::/0"}]}},

@@ -63,6 +63,8 @@ wait_ready() {
 up() {
 	local why node started=$SECONDS
 	if kind get clusters 2>/dev/null | grep -qx "$cluster"; then
+		# First, as a kubeconfig that lost the cluster is no trouble of the cluster's.
+		kind export kubeconfig --name "$cluster" >/dev/null 2>&1 || true
 		why="$(trouble "$image")"
 		if [[ -n $why ]]; then
 			say "cluster $cluster is broken ($why): making it anew"
@@ -70,7 +72,6 @@ up() {
 			create
 		else
 			say "cluster $cluster is there"
-			kind export kubeconfig --name "$cluster" >/dev/null 2>&1
 		fi
 	else
 		create
