@@ -112,6 +112,8 @@ const (
 	ReasonUnknownNetwork = "UnknownNetwork"
 	// ReasonSelectorKeyMissing: the selector lacks netplane.io/endpoints: by-network.
 	ReasonSelectorKeyMissing = "SelectorKeyMissing"
+	// ReasonSelectorEmpty: the selector has nothing besides that entry, so it selects no pod.
+	ReasonSelectorEmpty = "SelectorEmpty"
 	// ReasonNoSharedFamily: the Service and a network share no IP family.
 	ReasonNoSharedFamily = "NoSharedFamily"
 	// ReasonIsolatedClusterIP: a ClusterIP Service names only isolated

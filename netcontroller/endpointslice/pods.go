@@ -1,0 +1,187 @@
+// Copyright The netplane Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package endpointslice
+
+import (
+	"net/netip"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	sliceutil "k8s.io/endpointslice/util"
+
+	"github.com/netplane/netplane/api/podnetworks"
+	"github.com/netplane/netplane/api/v1alpha1"
+)
+
+// labelServiceProxyName keeps kube-proxy away from what carries it (KEP-2447).
+// k8s.io/kubernetes has it in a package that is too large to link.
+const labelServiceProxyName = "service.kubernetes.io/service-proxy-name"
+
+// Why an address is withheld, as events tell it.
+const (
+	whyNoAddress = "it is no IP address"
+	whyNoBlock   = "it lies in no IPBlock of this network that the pod's node holds"
+	whyContested = "another pod on the same node claims it too"
+)
+
+// shadowPods are the pod as one network's slices see it: one copy per address
+// that may be published, whose pod IP is that address and whose readiness
+// counts the network's NIC too. One per address, because the slice library
+// puts all addresses of one family into one endpoint, of which consumers read
+// the first only.
+func shadowPods(pod *corev1.Pod, n network, families []corev1.IPFamily, known facts) (shadows []*corev1.Pod, refused []withheld) {
+	if !sliceutil.ShouldPodBeInEndpoints(pod, true) || !hasSandbox(pod) {
+		return nil, nil
+	}
+	if n.physicalNet == "" {
+		return clusterShadows(pod, families), nil
+	}
+	ready := sliceutil.IsPodReady(pod) && known.linked[onNode{pod.Spec.NodeName, n.physicalNet}]
+	for _, attachment := range attachmentsOf(pod) {
+		if attachment.Name != n.name || isStale(pod, attachment) {
+			continue
+		}
+		for _, text := range attachment.IPs {
+			addr, err := netip.ParseAddr(text)
+			if err != nil || addr.Zone() != "" {
+				refused = append(refused, withheld{pod, claim{network: n.name}, whyNoAddress})
+				continue
+			}
+			c := claim{n.name, addr}
+			if why := distrust(pod, n, c, known); why != "" {
+				refused = append(refused, withheld{pod, c, why})
+				continue
+			}
+			if slices.Contains(families, familyOf(addr)) {
+				shadows = append(shadows, shadowPod(pod, addr.String(), ready))
+			}
+		}
+	}
+	return shadows, refused
+}
+
+// distrust says why an address is not to be published; empty means that it is.
+// Annotations can be forged, so an address counts only if the pod's own node
+// holds the block that it is from.
+func distrust(pod *corev1.Pod, n network, c claim, known facts) string {
+	if n.plan == nil {
+		return ""
+	}
+	held := slices.ContainsFunc(known.blocks[onNode{pod.Spec.NodeName, n.name}], func(block netip.Prefix) bool {
+		return n.plan.Serves(block, c.addr)
+	})
+	if !held {
+		return whyNoBlock
+	}
+	if known.contested(pod, c) {
+		return whyContested
+	}
+	return ""
+}
+
+// outclaimed tells whether one of the claimants of an address stands in the
+// way of pod. A claimant on another node does not: it fails for its node's
+// blocks. A pod that is going away yields to one that is not: its sandbox, and
+// with it the address, may be gone before the pod object is.
+func outclaimed(pod *corev1.Pod, claimants []corev1.Pod) bool {
+	for i := range claimants {
+		other := &claimants[i]
+		if other.UID == pod.UID || other.Spec.NodeName != pod.Spec.NodeName {
+			continue
+		}
+		if other.DeletionTimestamp == nil || pod.DeletionTimestamp != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// claimsOf are the addresses that a pod's annotation claims. A pod that ended
+// claims none: its sandbox is gone.
+func claimsOf(pod *corev1.Pod) []claim {
+	if pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
+		return nil
+	}
+	var out []claim
+	for _, attachment := range attachmentsOf(pod) {
+		for _, text := range attachment.IPs {
+			if addr, err := netip.ParseAddr(text); err == nil {
+				out = append(out, claim{attachment.Name, addr})
+			}
+		}
+	}
+	return out
+}
+
+// attachmentsOf reads the pod's network-status. Without the sandbox's ID beside
+// it, it is not our agent's. One that cannot be read attaches nothing: the
+// agent writes it again.
+func attachmentsOf(pod *corev1.Pod) []podnetworks.Attachment {
+	if pod.Annotations[v1alpha1.AnnotationNetworkStatusSandbox] == "" {
+		return nil
+	}
+	attachments, err := podnetworks.ParseStatus(pod.Annotations[v1alpha1.AnnotationNetworkStatus])
+	if err != nil {
+		return nil
+	}
+	return attachments
+}
+
+// hasSandbox is false while kubelet says that the pod's sandbox is gone or not
+// yet made (KEP-3085): what is known of its addresses is then of an earlier
+// sandbox. Where kubelet does not tell, the sandbox is taken to exist.
+func hasSandbox(pod *corev1.Pod) bool {
+	for i := range pod.Status.Conditions {
+		if pod.Status.Conditions[i].Type == corev1.PodReadyToStartContainers {
+			return pod.Status.Conditions[i].Status != corev1.ConditionFalse
+		}
+	}
+	return true
+}
+
+// clusterShadows are the pod on the cluster's own network; a pod whose eth0 is
+// one of ours is not on it.
+func clusterShadows(pod *corev1.Pod, families []corev1.IPFamily) []*corev1.Pod {
+	if text, ok := pod.Annotations[v1alpha1.AnnotationNetworks]; ok {
+		requests, err := podnetworks.Parse(text)
+		if err != nil || podnetworks.Primary(requests) != nil {
+			return nil
+		}
+	}
+	var out []*corev1.Pod
+	for _, ip := range pod.Status.PodIPs {
+		addr, err := netip.ParseAddr(ip.IP)
+		if err == nil && slices.Contains(families, familyOf(addr)) {
+			out = append(out, shadowPod(pod, ip.IP, sliceutil.IsPodReady(pod)))
+		}
+	}
+	return out
+}
+
+// isStale tells an attachment of an earlier sandbox, as far as it can be told:
+// kubelet knows the present sandbox's addresses on eth0.
+func isStale(pod *corev1.Pod, attachment podnetworks.Attachment) bool {
+	if attachment.Interface != podnetworks.PrimaryInterface {
+		return false
+	}
+	return !slices.ContainsFunc(pod.Status.PodIPs, func(ip corev1.PodIP) bool {
+		addr, err := netip.ParseAddr(ip.IP)
+		return err == nil && slices.ContainsFunc(attachment.IPs, func(text string) bool {
+			claimed, err := netip.ParseAddr(text)
+			return err == nil && claimed == addr
+		})
+	})
+}
+
+func shadowPod(pod *corev1.Pod, ip string, ready bool) *corev1.Pod {
+	shadow := *pod
+	shadow.Status.PodIP = ip
+	shadow.Status.PodIPs = []corev1.PodIP{{IP: ip}}
+	status := corev1.ConditionFalse
+	if ready {
+		status = corev1.ConditionTrue
+	}
+	shadow.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: status}}
+	return &shadow
+}

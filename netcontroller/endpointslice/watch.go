@@ -1,0 +1,252 @@
+// Copyright The netplane Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package endpointslice
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/workqueue"
+	sliceutil "k8s.io/endpointslice/util"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/netplane/netplane/api/v1alpha1"
+)
+
+type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
+
+// watcher turns events into the keys of the Services that they concern. Keys
+// are added after the batch period, and the queue holds each once, so that a
+// Service is worked on at most once per period.
+type watcher struct {
+	reader  client.Reader
+	batch   time.Duration
+	tracker *sliceutil.EndpointSliceTracker
+}
+
+// serviceCreated: at start, Services that lost the annotation while we were
+// away are known by our condition, or by slices of ours.
+func (w *watcher) serviceCreated(e event.CreateEvent) bool {
+	return concernsUs(e.Object)
+}
+
+func (w *watcher) serviceUpdated(e event.UpdateEvent) bool {
+	return concernsUs(e.ObjectOld) || concernsUs(e.ObjectNew)
+}
+
+func concernsUs(object client.Object) bool {
+	svc, ok := object.(*corev1.Service)
+	return ok && (isAnnotated(svc) || ownCondition(svc) != nil)
+}
+
+func isAnnotated(svc *corev1.Service) bool {
+	_, ok := svc.Annotations[v1alpha1.AnnotationNetworks]
+	return ok
+}
+
+func (w *watcher) pods() handler.EventHandler {
+	return handler.Funcs{
+		CreateFunc: func(ctx context.Context, e event.CreateEvent, q queue) { w.podChanged(ctx, q, nil, e.Object) },
+		DeleteFunc: func(ctx context.Context, e event.DeleteEvent, q queue) { w.podChanged(ctx, q, nil, e.Object) },
+		UpdateFunc: func(ctx context.Context, e event.UpdateEvent, q queue) {
+			w.podChanged(ctx, q, e.ObjectOld, e.ObjectNew)
+		},
+	}
+}
+
+// podChanged enqueues the Services that select the pod, before or now, and
+// those of other pods that claim one of its addresses.
+func (w *watcher) podChanged(ctx context.Context, q queue, before, now client.Object) {
+	pod, ok := now.(*corev1.Pod)
+	if !ok {
+		return
+	}
+	versions := []*corev1.Pod{pod}
+	if old, ok := before.(*corev1.Pod); ok {
+		if !matters(old, pod) {
+			return
+		}
+		versions = append(versions, old)
+	}
+	for _, version := range versions {
+		w.enqueueSelecting(ctx, q, version)
+		for _, c := range claimsOf(version) {
+			for _, rival := range w.listPods(ctx, client.MatchingFields{indexPodClaim: c.key()}) {
+				if rival.UID != pod.UID {
+					w.enqueueSelecting(ctx, q, &rival)
+				}
+			}
+		}
+	}
+}
+
+// matters tells whether an update of a pod can change an endpoint.
+func matters(old, pod *corev1.Pod) bool {
+	for _, key := range []string{v1alpha1.AnnotationNetworks, v1alpha1.AnnotationNetworkStatus, v1alpha1.AnnotationNetworkStatusSandbox} {
+		if old.Annotations[key] != pod.Annotations[key] {
+			return true
+		}
+	}
+	return old.UID != pod.UID ||
+		!maps.Equal(old.Labels, pod.Labels) ||
+		(old.DeletionTimestamp == nil) != (pod.DeletionTimestamp == nil) ||
+		old.Status.Phase != pod.Status.Phase ||
+		sliceutil.IsPodReady(old) != sliceutil.IsPodReady(pod) ||
+		hasSandbox(old) != hasSandbox(pod) ||
+		old.Spec.NodeName != pod.Spec.NodeName ||
+		!slices.Equal(old.Status.PodIPs, pod.Status.PodIPs)
+}
+
+func (w *watcher) enqueueSelecting(ctx context.Context, q queue, pod *corev1.Pod) {
+	for _, svc := range w.listServices(ctx, client.InNamespace(pod.Namespace), client.MatchingFields{indexServiceNetwork: anyNetwork}) {
+		if selector := selectorOf(&svc); len(selector) > 0 && labels.SelectorFromSet(selector).Matches(labels.Set(pod.Labels)) {
+			w.add(q, client.ObjectKeyFromObject(&svc))
+		}
+	}
+}
+
+// slices enqueues the Service of a slice of ours that somebody else changed.
+// What the library did itself, it told the tracker.
+func (w *watcher) slices() handler.EventHandler {
+	return handler.Funcs{
+		CreateFunc: func(_ context.Context, e event.CreateEvent, q queue) {
+			if slice, ok := e.Object.(*discoveryv1.EndpointSlice); ok && isOurs(slice) && w.tracker.ShouldSync(slice) {
+				w.add(q, serviceOf(slice))
+			}
+		},
+		UpdateFunc: func(_ context.Context, e event.UpdateEvent, q queue) {
+			old, ok1 := e.ObjectOld.(*discoveryv1.EndpointSlice)
+			slice, ok2 := e.ObjectNew.(*discoveryv1.EndpointSlice)
+			if !ok1 || !ok2 || !isOurs(old) && !isOurs(slice) {
+				return
+			}
+			if serviceOf(old) != serviceOf(slice) {
+				w.add(q, serviceOf(old))
+			}
+			if isOurs(old) != isOurs(slice) || !maps.Equal(old.Labels, slice.Labels) || w.tracker.ShouldSync(slice) {
+				w.add(q, serviceOf(slice))
+			}
+		},
+		DeleteFunc: func(_ context.Context, e event.DeleteEvent, q queue) {
+			slice, ok := e.Object.(*discoveryv1.EndpointSlice)
+			if ok && isOurs(slice) && w.tracker.Has(slice) && !w.tracker.HandleDeletion(slice) {
+				w.add(q, serviceOf(slice))
+			}
+		},
+	}
+}
+
+func isOurs(slice *discoveryv1.EndpointSlice) bool {
+	return slice.Labels[discoveryv1.LabelManagedBy] == v1alpha1.EndpointSliceManagedBy
+}
+
+func serviceOf(slice *discoveryv1.EndpointSlice) types.NamespacedName {
+	return types.NamespacedName{Namespace: slice.Namespace, Name: slice.Labels[discoveryv1.LabelServiceName]}
+}
+
+func (w *watcher) networks() handler.EventHandler {
+	enqueue := func(ctx context.Context, q queue, name string) {
+		for _, svc := range w.listServices(ctx, client.MatchingFields{indexServiceNetwork: name}) {
+			w.add(q, client.ObjectKeyFromObject(&svc))
+		}
+	}
+	return handler.Funcs{
+		CreateFunc: func(ctx context.Context, e event.CreateEvent, q queue) { enqueue(ctx, q, e.Object.GetName()) },
+		DeleteFunc: func(ctx context.Context, e event.DeleteEvent, q queue) { enqueue(ctx, q, e.Object.GetName()) },
+		UpdateFunc: func(ctx context.Context, e event.UpdateEvent, q queue) {
+			if e.ObjectOld.GetGeneration() != e.ObjectNew.GetGeneration() || e.ObjectOld.GetUID() != e.ObjectNew.GetUID() {
+				enqueue(ctx, q, e.ObjectNew.GetName())
+			}
+		},
+	}
+}
+
+// nodeNetworks enqueues the Services with pods on a node whose NICs came or went.
+func (w *watcher) nodeNetworks() handler.EventHandler {
+	return handler.Funcs{
+		CreateFunc: func(ctx context.Context, e event.CreateEvent, q queue) {
+			w.enqueueOnNode(ctx, q, e.Object.GetName(), anyNetwork)
+		},
+		DeleteFunc: func(ctx context.Context, e event.DeleteEvent, q queue) {
+			w.enqueueOnNode(ctx, q, e.Object.GetName(), anyNetwork)
+		},
+		UpdateFunc: func(ctx context.Context, e event.UpdateEvent, q queue) {
+			old, ok1 := e.ObjectOld.(*v1alpha1.NodeNetwork)
+			now, ok2 := e.ObjectNew.(*v1alpha1.NodeNetwork)
+			if ok1 && ok2 && !equality.Semantic.DeepEqual(linkedNetworks(old), linkedNetworks(now)) {
+				w.enqueueOnNode(ctx, q, now.Name, anyNetwork)
+			}
+		},
+	}
+}
+
+// linkedNetworks are the physical networks that a node has a working NIC for.
+func linkedNetworks(node *v1alpha1.NodeNetwork) map[string]bool {
+	out := map[string]bool{}
+	for i := range node.Status.PhysicalNetworks {
+		if node.Status.PhysicalNetworks[i].Ready {
+			out[node.Status.PhysicalNetworks[i].Name] = true
+		}
+	}
+	return out
+}
+
+// blocks enqueues the Services with pods on the node that got or gave back a
+// block. A block's spec is immutable, and one that is being deleted still serves.
+func (w *watcher) blocks() handler.EventHandler {
+	enqueue := func(ctx context.Context, q queue, object client.Object) {
+		if block, ok := object.(*v1alpha1.IPBlock); ok {
+			w.enqueueOnNode(ctx, q, block.Spec.NodeName, block.Spec.Network)
+		}
+	}
+	return handler.Funcs{
+		CreateFunc: func(ctx context.Context, e event.CreateEvent, q queue) { enqueue(ctx, q, e.Object) },
+		DeleteFunc: func(ctx context.Context, e event.DeleteEvent, q queue) { enqueue(ctx, q, e.Object) },
+	}
+}
+
+// enqueueOnNode enqueues the Services that name the network, in the namespaces
+// of the node's pods.
+func (w *watcher) enqueueOnNode(ctx context.Context, q queue, node, network string) {
+	namespaces := map[string]bool{}
+	for _, pod := range w.listPods(ctx, client.MatchingFields{indexPodNode: node}) {
+		namespaces[pod.Namespace] = true
+	}
+	for namespace := range namespaces {
+		for _, svc := range w.listServices(ctx, client.InNamespace(namespace), client.MatchingFields{indexServiceNetwork: network}) {
+			w.add(q, client.ObjectKeyFromObject(&svc))
+		}
+	}
+}
+
+func (w *watcher) add(q queue, key types.NamespacedName) {
+	q.AddAfter(reconcile.Request{NamespacedName: key}, w.batch)
+}
+
+func (w *watcher) listPods(ctx context.Context, options ...client.ListOption) []corev1.Pod {
+	var list corev1.PodList
+	if err := w.reader.List(ctx, &list, append(options, client.UnsafeDisableDeepCopy)...); err != nil {
+		log.FromContext(ctx).Error(err, "Cannot list pods from the cache")
+	}
+	return list.Items
+}
+
+func (w *watcher) listServices(ctx context.Context, options ...client.ListOption) []corev1.Service {
+	var list corev1.ServiceList
+	if err := w.reader.List(ctx, &list, append(options, client.UnsafeDisableDeepCopy)...); err != nil {
+		log.FromContext(ctx).Error(err, "Cannot list Services from the cache")
+	}
+	return list.Items
+}
