@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
@@ -24,10 +26,12 @@ import (
 	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/netplane/netplane/api/v1alpha1"
+	"github.com/netplane/netplane/netcontroller/endpointslice"
 	"github.com/netplane/netplane/netcontroller/ipblock"
 	"github.com/netplane/netplane/netcontroller/network"
 	"github.com/netplane/netplane/netcontroller/nodenetwork"
@@ -101,7 +105,11 @@ func newManager(config *rest.Config, opts *options) (ctrl.Manager, error) {
 		LeaderElectionNamespace: opts.namespace,
 		// serve returns right after Start, so that nothing acts without the lease.
 		LeaderElectionReleaseOnCancel: true,
-		Cache:                         cache.Options{DefaultTransform: cache.TransformStripManagedFields()},
+		Cache: cache.Options{
+			DefaultTransform: cache.TransformStripManagedFields(),
+			// Every pod of the cluster stands in the slices of others.
+			ByObject: map[client.Object]cache.ByObject{&discoveryv1.EndpointSlice{}: {Label: ourSlices()}},
+		},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("making the controller manager: %w", err)
@@ -122,6 +130,9 @@ func setup(mgr ctrl.Manager, opts *options) error {
 	if err := ipblock.Setup(mgr, ipblock.Options{Grace: opts.nodeGrace}); err != nil {
 		return err
 	}
+	if err := endpointslice.Setup(mgr, endpointslice.Options{}); err != nil {
+		return err
+	}
 	if err := mgr.AddHealthzCheck("ping", healthz.Ping); err != nil {
 		return fmt.Errorf("adding the liveness check: %w", err)
 	}
@@ -129,6 +140,11 @@ func setup(mgr ctrl.Manager, opts *options) error {
 		return fmt.Errorf("adding the readiness check: %w", err)
 	}
 	return nil
+}
+
+// ourSlices selects the EndpointSlices that netplane owns.
+func ourSlices() labels.Selector {
+	return labels.SelectorFromSet(labels.Set{discoveryv1.LabelManagedBy: v1alpha1.EndpointSliceManagedBy})
 }
 
 // cachesSynced is ready once the caches are filled: also on a replica that
