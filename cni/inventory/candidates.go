@@ -9,10 +9,6 @@ import (
 	"github.com/netplane/netplane/cni/link"
 )
 
-// OwnPrefix begins the names of all links that netplane makes in the host's
-// namespace.
-const OwnPrefix = "np-"
-
 // isNIC decides which links stand in NodeNetwork.status.interfaces, and which
 // of them nodeInterfaces can select by MAC, PCI address or driver.
 //
@@ -23,11 +19,11 @@ const OwnPrefix = "np-"
 //   - a veth named eth* or en*: the NICs of a node that is itself a container
 //     (kind). All other veths are host ends of pods.
 //
-// Never: lo, our own links (np-*), bridges, macvlans and their like (they
+// Never: lo, our own links (link.Own), bridges, macvlans and their like (they
 // share a NIC that is listed itself), dummies and tunnels. What the mapping
 // names is listed in any case, by Resolve.
 func isNIC(d *link.Device) bool {
-	if d.Loopback || strings.HasPrefix(d.Name, OwnPrefix) {
+	if d.Loopback || link.Own(d.Name) {
 		return false
 	}
 	if d.Sysfs.Physical {

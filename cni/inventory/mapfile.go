@@ -14,6 +14,8 @@ import (
 	"strings"
 
 	"sigs.k8s.io/yaml"
+
+	"github.com/netplane/netplane/cni/link"
 )
 
 // Limits of what a map file may name.
@@ -173,7 +175,7 @@ func checkNIC(name string) error {
 	if name == "." || name == ".." || strings.ContainsAny(name, "/: \t\n\v\f\r") {
 		return fmt.Errorf("ref_nic %q is no interface name that the kernel allows: see the names in \"ip link\"", name)
 	}
-	if name == "lo" || strings.HasPrefix(name, OwnPrefix) {
+	if name == "lo" || link.Own(name) {
 		return fmt.Errorf("ref_nic %q is no NIC: name one of the node's own, such as eth1", name)
 	}
 	return nil

@@ -95,7 +95,7 @@ func hostUse(d *link.Device, all []link.Device) refusal {
 	for i := range all {
 		child := &all[i]
 		shares := child.Kind == link.KindMacvlan || child.Kind == link.KindMacvtap || child.Kind == link.KindIPVLAN
-		if shares && child.Parent == d.Name && !ownLink(child.Name) {
+		if shares && child.Parent == d.Name && !link.Own(child.Name) {
 			return refusal{v1alpha1.ReasonPluginConflict, fmt.Sprintf("NIC %s carries the host's %s interface %s and so cannot be a bridge port: use plugin macvlan, or remove %s", d.Name, child.Kind, child.Name, child.Name)}
 		}
 	}

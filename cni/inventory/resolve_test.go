@@ -290,7 +290,7 @@ func TestResolveModesAndRefusals(t *testing.T) {
 			want: lines("refused data PluginConflict: NIC eth1 carries the host's macvlan interface mgmt0 and so cannot be a bridge port: use plugin macvlan, or remove mgmt0"),
 		},
 		"our own shim does not": {
-			networks: []string{"data bridge p"}, devices: []string{"eth1 device up", "np-shim macvlan up parent=eth1"},
+			networks: []string{"data bridge p"}, devices: []string{"eth1 device up", "nps0123456789ab macvlan up parent=eth1"},
 			want: lines("bridge eth1"),
 		},
 		"MTU above the NIC's": {

@@ -1,0 +1,90 @@
+// Copyright The netplane Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/netplane/netplane/api/v1alpha1"
+	"github.com/netplane/netplane/cni/ipam"
+)
+
+// The parts of the agent declare what they need; these are the caches and the
+// address manager in that form. Reads from a cache that is filled neither
+// block nor fail, so there is no context to pass on.
+
+// networks implements attach.Networks.
+type networks struct{ reader client.Reader }
+
+func (n networks) Get(name string) (*v1alpha1.Network, bool) {
+	var out v1alpha1.Network
+	if err := n.reader.Get(context.Background(), types.NamespacedName{Name: name}, &out); err != nil {
+		return nil, false
+	}
+	return &out, true
+}
+
+// namespaces implements attach.Namespaces.
+type namespaces struct{ reader client.Reader }
+
+func (n namespaces) Labels(name string) (map[string]string, bool) {
+	var out corev1.Namespace
+	if err := n.reader.Get(context.Background(), types.NamespacedName{Name: name}, &out); err != nil {
+		return nil, false
+	}
+	return out.Labels, true
+}
+
+// pods implements attach.Pods.
+type pods struct{ reader client.Reader }
+
+func (p pods) Annotations(namespace, name string) (map[string]string, bool) {
+	var out corev1.Pod
+	if err := p.reader.Get(context.Background(), types.NamespacedName{Namespace: namespace, Name: name}, &out); err != nil {
+		return nil, false
+	}
+	return out.Annotations, true
+}
+
+// held implements inventory.HeldSource.
+type held struct {
+	manager *ipam.Manager
+	pods    *livingPods
+}
+
+func (h held) Held() []v1alpha1.HeldAddresses { return h.manager.Held(h.pods.Has) }
+
+// serviceCIDRs gives the ranges of ClusterIPs: those of the flag, or else
+// those of the cluster's ServiceCIDRs (KEP-1880).
+type serviceCIDRs struct {
+	reader client.Reader
+	fixed  []netip.Prefix
+}
+
+func (s serviceCIDRs) list() []netip.Prefix {
+	if len(s.fixed) > 0 {
+		return s.fixed
+	}
+	var found networkingv1.ServiceCIDRList
+	if err := s.reader.List(context.Background(), &found); err != nil {
+		return nil
+	}
+	var out []netip.Prefix
+	for i := range found.Items {
+		for _, text := range found.Items[i].Spec.CIDRs {
+			if prefix, err := netip.ParsePrefix(text); err == nil {
+				out = append(out, prefix.Masked())
+			}
+		}
+	}
+	slices.SortFunc(out, netip.Prefix.Compare)
+	return slices.Compact(out)
+}

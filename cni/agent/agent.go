@@ -1,0 +1,273 @@
+// Copyright The netplane Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/klog/v2"
+	"k8s.io/utils/clock"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
+
+	"github.com/netplane/netplane/api/v1alpha1"
+	"github.com/netplane/netplane/cni/attach"
+	"github.com/netplane/netplane/cni/install"
+	"github.com/netplane/netplane/cni/inventory"
+	"github.com/netplane/netplane/cni/ipam"
+	"github.com/netplane/netplane/cni/link"
+	"github.com/netplane/netplane/cni/report"
+)
+
+const (
+	journalFile = "addresses.journal"
+	// socketPoll and socketWait bound the wait for the server's socket before
+	// the CNI configuration names it.
+	socketPoll, socketWait = 20 * time.Millisecond, time.Minute
+	// dialTimeout bounds a readiness probe's look at the socket.
+	dialTimeout = time.Second
+)
+
+// agent is all that runs on a node.
+type agent struct {
+	mgr       ctrl.Manager
+	socket    string
+	devices   *link.Devices
+	links     *link.Links
+	addresses *ipam.Manager
+	collector *ipam.Collector
+	held      held
+	inventory *inventory.Inventory
+	reporter  *report.Reporter
+	server    *attach.Server
+	installer *install.Installer
+
+	// serving is set when the whole start is done.
+	serving atomic.Bool
+}
+
+// newAgent makes the parts and has the manager run them; nothing runs before
+// the manager does.
+//
+// +kubebuilder:rbac:groups=networking.k8s.io,resources=servicecidrs,verbs=get;list;watch
+// +kubebuilder:rbac:groups="",resources=namespaces,verbs=get;list;watch
+func newAgent(mgr ctrl.Manager, opts *options) (_ *agent, err error) {
+	a := &agent{mgr: mgr}
+	made := false
+	defer func() {
+		if !made {
+			a.close()
+		}
+	}()
+	if err := a.makeParts(opts); err != nil {
+		return nil, err
+	}
+	if err := a.makeServer(opts); err != nil {
+		return nil, err
+	}
+	if err := a.register(); err != nil {
+		return nil, err
+	}
+	made = true
+	return a, nil
+}
+
+func (a *agent) makeParts(opts *options) (err error) {
+	if a.devices, err = link.OpenDevices("", link.HostSysfs()); err != nil {
+		return err
+	}
+	if a.links, err = link.Open(link.Config{ProcSys: opts.hostProcSys}); err != nil {
+		return err
+	}
+	a.addresses = ipam.New(ipam.Config{JournalPath: filepath.Join(opts.stateDir, journalFile)})
+	counters, err := ipam.NewMetrics(metrics.Registry, a.addresses)
+	if err != nil {
+		return err
+	}
+	claimer := ipam.NewClaimer(ipam.ClaimerConfig{NodeName: opts.nodeName}, ipam.ClaimerDeps{
+		Client: a.mgr.GetClient(), Live: a.mgr.GetAPIReader(), Manager: a.addresses, Metrics: counters,
+	})
+	if err := claimer.SetupWithManager(a.mgr); err != nil {
+		return err
+	}
+	a.collector = &ipam.Collector{Manager: a.addresses}
+	a.reporter = report.New(a.mgr.GetClient(), a.mgr.GetClient())
+	// What changes held addresses: leases, and pods that come and go.
+	a.held = held{manager: a.addresses, pods: newLivingPods(func() { a.inventory.NotifyHeld() })}
+	a.inventory, err = inventory.New(
+		inventory.Config{NodeName: opts.nodeName, MapFile: opts.mapFile},
+		inventory.Deps{Links: a.devices, Held: a.held, Client: a.mgr.GetClient(), Clock: clock.RealClock{}})
+	if err != nil {
+		return fmt.Errorf("making the inventory: %w", err)
+	}
+	a.addresses.Subscribe(func(string, bool) { a.inventory.NotifyHeld() })
+	return nil
+}
+
+func (a *agent) makeServer(opts *options) (err error) {
+	fixed, err := opts.servicePrefixes()
+	if err != nil {
+		return err
+	}
+	config := attach.Config{StateDir: opts.stateDir}
+	a.socket = config.Socket()
+	reader := a.mgr.GetClient()
+	a.server, err = attach.NewServer(config, attach.Deps{
+		Networks:     networks{reader},
+		Namespaces:   namespaces{reader},
+		Pods:         pods{reader},
+		Addresses:    a.addresses,
+		PodLinks:     a.links,
+		HostLinks:    a.links,
+		Reporter:     a.reporter,
+		Topology:     func() attach.Topology { return a.inventory.Current() },
+		ServiceCIDRs: serviceCIDRs{reader: reader, fixed: fixed}.list,
+	})
+	if err != nil {
+		return fmt.Errorf("making the CNI server: %w", err)
+	}
+	a.installer, err = install.New(install.Config{
+		Source: opts.pluginSource, BinDir: opts.cniBinDir, ConfDir: opts.cniConfDir,
+		Socket: a.socket, SpoolDir: string(config.Spool()),
+	})
+	if err != nil {
+		return fmt.Errorf("making the installer: %w", err)
+	}
+	return nil
+}
+
+// register adds the start sequence, the probes and the metrics to the manager.
+func (a *agent) register() error {
+	if err := a.mgr.Add(manager.RunnableFunc(a.run)); err != nil {
+		return fmt.Errorf("registering the agent: %w", err)
+	}
+	return errors.Join(registerProbes(a), registerMetrics(a))
+}
+
+// close frees what newAgent opened.
+func (a *agent) close() {
+	if a.addresses != nil {
+		if err := a.addresses.Close(); err != nil {
+			klog.Background().Error(err, "Closing the address journal failed")
+		}
+	}
+	if a.links != nil {
+		a.links.Close()
+	}
+	if a.devices != nil {
+		a.devices.Close()
+	}
+}
+
+// run brings the agent up in an order that never promises what does not hold
+// yet, and then runs until ctx ends: caches, the addresses and sandboxes of
+// before, what came while no agent served, the node's offer, the socket, and
+// the CNI configuration last.
+func (a *agent) run(ctx context.Context) error {
+	logger := klog.FromContext(ctx)
+	if err := a.follow(ctx); err != nil {
+		return err
+	}
+	if err := a.addresses.Replay(ipam.NamespaceExists); err != nil {
+		return err
+	}
+	logger.Info("Replayed the address journal", "leases", len(a.addresses.Leases()))
+	if err := a.server.ReplaySpool(ctx); err != nil {
+		return fmt.Errorf("replaying what came while no agent served: %w", err)
+	}
+	if err := a.inventory.Sync(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return fmt.Errorf("publishing the node's inventory: %w", err)
+	}
+	logger.Info("Published the node's inventory", "physicalNetworks", len(a.inventory.Current().PhysicalNetworks()))
+
+	group, ctx := errgroup.WithContext(ctx)
+	for _, part := range []struct {
+		name string
+		run  func(context.Context) error
+	}{
+		{"inventory", a.inventory.Run}, {"report", a.reporter.Run}, {"garbage", a.collector.Start},
+		{"attach", a.server.Run}, {"install", a.install},
+	} {
+		group.Go(func() error {
+			if err := part.run(klog.NewContext(ctx, logger.WithName(part.name))); err != nil {
+				return fmt.Errorf("running %s: %w", part.name, err)
+			}
+			return nil
+		})
+	}
+	return group.Wait()
+}
+
+// follow subscribes to what the inventory depends on and waits until every
+// cache that the parts read without a context of their own is filled.
+func (a *agent) follow(ctx context.Context) error {
+	caches := a.mgr.GetCache()
+	if err := a.held.pods.follow(ctx, caches); err != nil {
+		return err
+	}
+	for _, f := range []struct {
+		obj     client.Object
+		changed func()
+	}{
+		{&corev1.Node{}, a.inventory.Notify},
+		{&v1alpha1.Network{}, a.inventory.Notify},
+		{&v1alpha1.PhysicalNetwork{}, a.inventory.Notify},
+		{&v1alpha1.NodeNetwork{}, a.inventory.NotifyHeld},
+		{&v1alpha1.IPBlock{}, func() {}},
+		{&corev1.Namespace{}, func() {}},
+		{&networkingv1.ServiceCIDR{}, func() {}},
+	} {
+		if err := follow(ctx, caches, f.obj, f.changed); err != nil {
+			return err
+		}
+	}
+	if !caches.WaitForCacheSync(ctx) {
+		return fmt.Errorf("filling the caches: %w", ctx.Err())
+	}
+	return nil
+}
+
+// install writes the CNI configuration once there is somebody to answer.
+func (a *agent) install(ctx context.Context) error {
+	deadline := time.Now().Add(socketWait)
+	for {
+		err := a.dial(ctx)
+		if err == nil {
+			break
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("waiting for the CNI server: %w", err)
+		}
+		time.Sleep(socketPoll)
+	}
+	a.serving.Store(true)
+	return a.installer.Run(ctx)
+}
+
+func (a *agent) dial(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	connection, err := (&net.Dialer{}).DialContext(ctx, "unix", a.socket)
+	if err != nil {
+		return err
+	}
+	return connection.Close()
+}
