@@ -104,7 +104,7 @@ func (c Config) Spool() wire.Spool { return wire.Spool(filepath.Join(c.StateDir,
 func (c Config) Sandboxes() string { return filepath.Join(c.StateDir, "sandboxes") }
 
 // Deps are the parts of the agent that the server works with. All are
-// required but Clock.
+// required but NetNSExists and Clock.
 type Deps struct {
 	Networks   Networks
 	Namespaces Namespaces
@@ -117,6 +117,8 @@ type Deps struct {
 	Topology func() Topology
 	// ServiceCIDRs returns the ranges of ClusterIPs.
 	ServiceCIDRs func() []netip.Prefix
+	// NetNSExists says whether a path leads to a network namespace; nil is link.Exists.
+	NetNSExists func(path string) bool
 	// Clock is for tests; nil is the real one.
 	Clock clock.WithTicker
 }

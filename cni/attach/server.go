@@ -7,14 +7,35 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
 
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/klog/v2"
 	"k8s.io/utils/clock"
+
+	"github.com/netplane/netplane/cni/link"
+	"github.com/netplane/netplane/cni/wire"
 )
 
 // Server serves the CNI binary.
 type Server struct {
-	config Config
-	deps   Deps
+	config  Config
+	deps    Deps
+	records Sandboxes
+	busy    keyedMutex
+
+	mu        sync.Mutex
+	loaded    bool
+	sandboxes map[string]*Sandbox // by container ID; the values do not change
+	// unspooled are DELs of the spool that failed and are tried again.
+	unspooled map[string]wire.Sandbox
+
+	// paths is held while the host's side of eth0 pods changes.
+	paths   sync.Mutex
+	masking string // the rules in force, rendered
 }
 
 // NewServer checks its parts and starts nothing.
@@ -28,18 +49,210 @@ func NewServer(config Config, deps Deps) (*Server, error) {
 	if deps.Clock == nil {
 		deps.Clock = clock.RealClock{}
 	}
-	return &Server{config: config, deps: deps}, nil
+	if deps.NetNSExists == nil {
+		deps.NetNSExists = link.Exists
+	}
+	return &Server{
+		config: config, deps: deps, records: Sandboxes(config.Sandboxes()),
+		busy:      keyedMutex{holders: map[string]*holder{}},
+		sandboxes: map[string]*Sandbox{}, unspooled: map[string]wire.Sandbox{},
+	}, nil
 }
 
 // ReplaySpool reads what the sandboxes have, undoes ADDs that were never
-// answered, and carries out the DELs that came while no agent served. The
-// journal of addresses must have been replayed before it, and Run comes after.
+// answered, and carries out the DELs that came while no agent served. What
+// cannot be undone now is tried again while Run serves. The journal of
+// addresses must have been replayed before it, and Run comes after.
 func (s *Server) ReplaySpool(ctx context.Context) error {
-	return fmt.Errorf("not built yet: %w", ctx.Err())
+	logger := klog.FromContext(ctx)
+	records, unreadable, err := s.records.Load()
+	if err != nil {
+		return err
+	}
+	for _, err := range unreadable {
+		logger.Error(err, "Ignored a sandbox record")
+	}
+	s.mu.Lock()
+	for i := range records {
+		s.sandboxes[records[i].ContainerID] = &records[i]
+	}
+	s.loaded = true
+	s.mu.Unlock()
+	for i := range records {
+		if records[i].State != StateAttaching {
+			continue
+		}
+		logger.Info("Undoing an ADD that was never answered", "pod", records[i].Pod(), "containerID", records[i].ContainerID)
+		if err := s.detach(ctx, &records[i]); err != nil {
+			logger.Error(err, "Could not undo an ADD yet", "containerID", records[i].ContainerID)
+		}
+	}
+	dels, files, err := s.config.Spool().List()
+	if err != nil {
+		return err
+	}
+	for _, file := range files {
+		logger.Info("Ignored a file in the spool that is no DEL", "file", file)
+	}
+	for _, del := range dels {
+		s.replay(ctx, del)
+	}
+	return nil
 }
 
-// Run re-asserts the host's side of every sandbox and serves until ctx ends.
-func (s *Server) Run(ctx context.Context) error {
-	<-ctx.Done()
+// replay carries out one spooled DEL, or keeps it for later.
+func (s *Server) replay(ctx context.Context, del wire.Sandbox) {
+	err := s.del(ctx, &del)
+	if err == nil {
+		err = s.config.Spool().Remove(del)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err != nil {
+		s.unspooled[del.ContainerID] = del
+		klog.FromContext(ctx).Error(err, "Could not carry out a spooled DEL yet", "containerID", del.ContainerID)
+		return
+	}
+	delete(s.unspooled, del.ContainerID)
+	klog.FromContext(ctx).Info("Carried out a spooled DEL", "containerID", del.ContainerID)
+}
+
+// restore makes the host's side of every sandbox true again, and has
+// network-status written again where the last agent did not come to it.
+func (s *Server) restore(ctx context.Context) {
+	for _, sandbox := range s.snapshot() {
+		if sandbox.State != StateAttached {
+			continue
+		}
+		if err := s.addPath(ctx, sandbox); err != nil {
+			klog.FromContext(ctx).Error(err, "The host cannot reach a pod", "pod", sandbox.Pod())
+		}
+		s.deps.Reporter.Attached(sandbox.Pod(), types.UID(sandbox.PodUID), sandbox.ContainerID, sandbox.Attachments)
+	}
+	if err := s.mask(ctx); err != nil {
+		klog.FromContext(ctx).Error(err, "Pods with a Network on eth0 cannot reach Services")
+	}
+}
+
+// snapshot lists the sandboxes by container ID.
+func (s *Server) snapshot() []*Sandbox {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := slices.Collect(maps.Values(s.sandboxes))
+	slices.SortFunc(out, func(a, b *Sandbox) int { return strings.Compare(a.ContainerID, b.ContainerID) })
+	return out
+}
+
+func (s *Server) sandbox(containerID string) (*Sandbox, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sandbox, ok := s.sandboxes[containerID]
+	return sandbox, ok
+}
+
+// remember writes a record to disk and memory.
+func (s *Server) remember(sandbox *Sandbox) error {
+	if err := s.records.Save(sandbox); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sandboxes[sandbox.ContainerID] = sandbox
 	return nil
+}
+
+func (s *Server) forget(containerID string) error {
+	if err := s.records.Remove(containerID); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.sandboxes, containerID)
+	return nil
+}
+
+// collect frees what sandboxes left whose namespace is gone: runtimes may lose
+// a DEL, and containerd calls no GC. A namespace must be missing twice in a
+// row, as a runtime makes and removes it around the CNI calls.
+func (s *Server) collect(ctx context.Context) {
+	ticker := s.deps.Clock.NewTicker(collectEvery)
+	defer ticker.Stop()
+	missing := map[string]bool{}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C():
+		}
+		missing = s.collectOnce(ctx, missing)
+		if err := s.remask(ctx); err != nil {
+			klog.FromContext(ctx).Error(err, "Pods with a Network on eth0 cannot reach Services")
+		}
+	}
+}
+
+// collectOnce returns the sandboxes whose namespace is missing for the first time.
+func (s *Server) collectOnce(ctx context.Context, before map[string]bool) map[string]bool {
+	logger := klog.FromContext(ctx)
+	missing := map[string]bool{}
+	for _, sandbox := range s.snapshot() {
+		id := sandbox.ContainerID
+		if s.deps.NetNSExists(sandbox.NetNS) {
+			continue
+		}
+		if !before[id] {
+			missing[id] = true
+			continue
+		}
+		if err := s.del(ctx, &sandbox.Sandbox); err != nil {
+			missing[id] = true
+			logger.Error(err, "Could not free what a vanished sandbox left", "pod", sandbox.Pod(), "containerID", id)
+			continue
+		}
+		logger.Info("Freed what a vanished sandbox left", "pod", sandbox.Pod(), "containerID", id)
+	}
+	s.mu.Lock()
+	again := slices.Collect(maps.Values(s.unspooled))
+	s.mu.Unlock()
+	for _, del := range again {
+		s.replay(ctx, del)
+	}
+	return missing
+}
+
+// keyedMutex lets one request at a time work on a sandbox.
+type keyedMutex struct {
+	mu      sync.Mutex
+	holders map[string]*holder
+}
+
+type holder struct {
+	turn  chan struct{}
+	users int
+}
+
+// lock waits for the key and returns what unlocks it.
+func (k *keyedMutex) lock(ctx context.Context, key string) (func(), error) {
+	k.mu.Lock()
+	h, ok := k.holders[key]
+	if !ok {
+		h = &holder{turn: make(chan struct{}, 1)}
+		k.holders[key] = h
+	}
+	h.users++
+	k.mu.Unlock()
+	leave := func() {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		if h.users--; h.users == 0 {
+			delete(k.holders, key)
+		}
+	}
+	select {
+	case h.turn <- struct{}{}:
+		return func() { <-h.turn; leave() }, nil
+	case <-ctx.Done():
+		leave()
+		return nil, fmt.Errorf("waiting for another request of the same sandbox: %w", ctx.Err())
+	}
 }

@@ -36,7 +36,8 @@ const (
 	OpPrepare Op = "prepare"
 	// OpCommit makes the interfaces that the same connection prepared.
 	OpCommit Op = "commit"
-	// OpAbort gives up what the same connection prepared or committed.
+	// OpAbort gives up what the same connection prepared. After a commit that
+	// was answered, OpDel undoes.
 	OpAbort Op = "abort"
 	// OpDel removes all that a sandbox has.
 	OpDel Op = "del"

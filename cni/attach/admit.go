@@ -1,0 +1,179 @@
+// Copyright The netplane Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package attach
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+
+	"github.com/netplane/netplane/api/addressing"
+	"github.com/netplane/netplane/api/podnetworks"
+	"github.com/netplane/netplane/api/v1alpha1"
+	"github.com/netplane/netplane/cni/ipam"
+	"github.com/netplane/netplane/cni/wire"
+)
+
+// wanted is one interface that a pod asks for and may have on this node.
+type wanted struct {
+	request podnetworks.Request
+	network *v1alpha1.Network
+	plan    *addressing.Plan
+	// nic is the NIC that backs it, bridged that it is a bridge's port.
+	nic     string
+	bridged bool
+	mtu     int
+	lease   ipam.Lease
+}
+
+func retry(format string, args ...any) error {
+	return &wire.Error{Code: wire.CodeTryAgain, Msg: fmt.Sprintf(format, args...)}
+}
+
+func invalid(format string, args ...any) error {
+	return &wire.Error{Code: wire.CodeInvalidConfig, Msg: fmt.Sprintf(format, args...)}
+}
+
+// admit checks everything that can be known before an address is taken and a
+// link is made: the scheduler looked at the same facts, but they may have
+// changed since, and a pod can be bound without it.
+func (s *Server) admit(sandbox *wire.Sandbox, annotation string) ([]wanted, error) {
+	requests, err := podnetworks.Parse(annotation)
+	if err != nil {
+		return nil, invalid("annotation %s: %v", v1alpha1.AnnotationNetworks, err)
+	}
+	topology := s.deps.Topology()
+	out := make([]wanted, 0, len(requests))
+	for i := range requests {
+		network, ok := s.deps.Networks.Get(requests[i].Name)
+		if !ok {
+			return nil, retry("network %q does not exist", requests[i].Name)
+		}
+		w := wanted{request: requests[i], network: network}
+		if err := w.checkRequest(); err != nil {
+			return nil, err
+		}
+		if err := w.checkNetwork(); err != nil {
+			return nil, err
+		}
+		if err := s.checkNamespace(network, sandbox.PodNamespace); err != nil {
+			return nil, err
+		}
+		if err := w.chooseNIC(topology, s.deps.HostLinks.MTU); err != nil {
+			return nil, err
+		}
+		out = append(out, w)
+	}
+	return out, nil
+}
+
+func (w *wanted) checkRequest() error {
+	if len(w.request.IPs) > 0 {
+		return invalid("network %q: this release gives no fixed addresses; remove ips from the annotation", w.request.Name)
+	}
+	if w.request.MAC == "" {
+		return nil
+	}
+	mac, err := net.ParseMAC(w.request.MAC)
+	if err != nil {
+		return invalid("network %q: mac %q: %v", w.request.Name, w.request.MAC, err)
+	}
+	w.request.MAC = mac.String()
+	return nil
+}
+
+func (w *wanted) checkNetwork() error {
+	n := w.network
+	if n.DeletionTimestamp != nil {
+		return retry("network %q is being deleted and takes no new pods", n.Name)
+	}
+	ready := meta.FindStatusCondition(n.Status.Conditions, v1alpha1.ConditionReady)
+	switch {
+	case ready == nil || ready.ObservedGeneration != n.Generation:
+		return retry("network %q is not ready: netplane-controller has not looked at its present spec yet", n.Name)
+	case ready.Status != metav1.ConditionTrue:
+		return retry("network %q is not ready: %s: %s", n.Name, ready.Reason, ready.Message)
+	case n.Spec.Plugin != v1alpha1.PluginMacvlan && n.Spec.Plugin != v1alpha1.PluginBridge || n.Spec.VLAN != 0:
+		return invalid("network %q: this release makes interfaces of the plugins macvlan and bridge, without vlan", n.Name)
+	}
+	plan, err := addressing.NewPlan(n.Name, &n.Spec)
+	if err != nil {
+		return invalid("network %q: %v", n.Name, err)
+	}
+	w.plan = plan
+	if gateway, gateway6 := plan.Gateway(); w.request.DefaultRoute && w.request.IfName != podnetworks.PrimaryInterface && !gateway.IsValid() && !gateway6.IsValid() {
+		return invalid("network %q has no gateway, which defaultRoute on %s needs", n.Name, w.request.IfName)
+	}
+	return nil
+}
+
+func (s *Server) checkNamespace(n *v1alpha1.Network, namespace string) error {
+	if n.Spec.NamespaceSelector == nil {
+		return nil
+	}
+	selector, err := metav1.LabelSelectorAsSelector(n.Spec.NamespaceSelector)
+	if err != nil {
+		return invalid("network %q: namespaceSelector: %v", n.Name, err)
+	}
+	has, ok := s.deps.Namespaces.Labels(namespace)
+	if !ok {
+		return retry("namespace %q is not known to the agent yet", namespace)
+	}
+	if !selector.Matches(labels.Set(has)) {
+		return retry("namespace %q may not use network %q: its labels do not match the network's namespaceSelector", namespace, n.Name)
+	}
+	return nil
+}
+
+// chooseNIC takes the first NIC, those that are up first, that can serve the
+// Network: a NIC with macvlans on it takes no bridge.
+func (w *wanted) chooseNIC(topology Topology, mtuOf func(string) (int, error)) error {
+	n := w.network
+	if _, message, refused := topology.Refusal(n.Name); refused {
+		return retry("this node cannot serve network %q: %s", n.Name, message)
+	}
+	var reason error
+	for _, nic := range topology.Parents(n.Spec.PhysicalNet) {
+		bridged := topology.BridgeMode(nic)
+		if n.Spec.Plugin == v1alpha1.PluginBridge && !bridged {
+			reason = retry("network %q needs a bridge, and NIC %s is not in bridge mode", n.Name, nic)
+			continue
+		}
+		mtu, err := mtuOf(nic)
+		if err != nil {
+			reason = retry("network %q: %v", n.Name, err)
+			continue
+		}
+		if int(n.Spec.MTU) > mtu {
+			reason = retry("mtu %d of network %q is larger than the %d of NIC %s", n.Spec.MTU, n.Name, mtu, nic)
+			continue
+		}
+		w.nic, w.bridged, w.mtu = nic, bridged, mtu
+		if n.Spec.MTU > 0 {
+			w.mtu = int(n.Spec.MTU)
+		}
+		return nil
+	}
+	if reason == nil {
+		reason = retry("no NIC of this node backs physical network %q of network %q", n.Spec.PhysicalNet, n.Name)
+	}
+	return reason
+}
+
+// nodeAddresses are the node's own addresses beside the pod's.
+func (w *wanted) nodeAddresses() []netip.Addr {
+	own, ok := w.plan.NodeAddress(w.lease.Block)
+	if !ok {
+		return nil
+	}
+	var out []netip.Addr
+	for _, prefix := range w.plan.Interface(own) {
+		out = append(out, prefix.Addr())
+	}
+	return out
+}

@@ -1,0 +1,249 @@
+// Copyright The netplane Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package attach
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/klog/v2"
+
+	"github.com/netplane/netplane/api/v1alpha1"
+	"github.com/netplane/netplane/cni/ipam"
+	"github.com/netplane/netplane/cni/link"
+	"github.com/netplane/netplane/cni/wire"
+)
+
+// undoTimeout bounds what is done after the caller is gone.
+const undoTimeout = 20 * time.Second
+
+// prepare checks the pod's right and reserves its addresses: all or none.
+func (s *Server) prepare(ctx context.Context, sandbox *wire.Sandbox, annotation string) ([]wanted, error) {
+	if _, ok := s.sandbox(sandbox.ContainerID); ok {
+		return nil, retry("sandbox %s has its networks already; DEL must come before another ADD", sandbox.ContainerID)
+	}
+	all, err := s.admit(sandbox, annotation)
+	if err != nil {
+		return nil, err
+	}
+	asks := make([]ipam.Ask, len(all))
+	for i := range all {
+		asks[i] = ipam.Ask{Network: all[i].network.Name, Owner: ipam.Owner{
+			PodUID: sandbox.PodUID, PodNamespace: sandbox.PodNamespace, PodName: sandbox.PodName,
+			ContainerID: sandbox.ContainerID, IfName: all[i].request.IfName, NetNS: sandbox.NetNS,
+		}}
+	}
+	leases, err := s.deps.Addresses.Reserve(ctx, asks)
+	if err != nil {
+		return nil, retry("%v", err)
+	}
+	for i := range all {
+		at := slices.IndexFunc(leases, func(l ipam.Lease) bool { return l.IfName == all[i].request.IfName })
+		if at < 0 {
+			return nil, s.release(ctx, sandbox, fmt.Errorf("no address was reserved for %s", all[i].request.IfName))
+		}
+		all[i].lease = leases[at]
+	}
+	return all, nil
+}
+
+// release gives addresses back for which no link was made, and returns cause.
+func (s *Server) release(ctx context.Context, sandbox *wire.Sandbox, cause error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	defer cancel()
+	return errors.Join(cause, s.deps.Addresses.Release(ctx, sandbox.ContainerID))
+}
+
+// commit makes all interfaces or none, and returns the sandbox and its CNI
+// result. A record of what is to be made is on disk before the first link.
+func (s *Server) commit(ctx context.Context, sandbox *wire.Sandbox, all []wanted, network *wire.DefaultNetwork) (*Sandbox, json.RawMessage, error) {
+	planned, err := s.designAll(ctx, sandbox, all)
+	if err == nil {
+		planned.Attachments, err = defaultAttachments(network)
+	}
+	if err != nil {
+		return nil, nil, s.release(ctx, sandbox, err)
+	}
+	planned.Attachments = append(planned.Attachments, attachments(all, planned.Interfaces)...)
+	if err := s.remember(planned); err != nil {
+		return nil, nil, s.release(ctx, sandbox, err)
+	}
+	made, err := s.make(ctx, planned)
+	var raw json.RawMessage
+	if err == nil {
+		raw, err = result(sandbox.NetNS, all, planned.Interfaces)
+	}
+	attached := *planned
+	attached.State = StateAttached
+	if err == nil {
+		err = s.remember(&attached)
+	}
+	if err != nil {
+		undo := *planned
+		undo.Interfaces = planned.Interfaces[:made]
+		return nil, nil, errors.Join(err, s.undo(ctx, &undo))
+	}
+	return &attached, raw, nil
+}
+
+// designAll says what all interfaces are to be. It makes bridges, which stay:
+// they belong to the NIC, not to the pod.
+func (s *Server) designAll(ctx context.Context, sandbox *wire.Sandbox, all []wanted) (*Sandbox, error) {
+	out := &Sandbox{Sandbox: *sandbox, State: StateAttaching, Since: s.deps.Clock.Now()}
+	services := s.deps.ServiceCIDRs()
+	for i := range all {
+		w := &all[i]
+		c := circumstances{containerID: sandbox.ContainerID, device: w.nic, services: services}
+		for j := range all {
+			c.elsewhere = c.elsewhere || j != i && all[j].request.DefaultRoute
+		}
+		if w.bridged {
+			bridge, err := s.deps.HostLinks.EnsureBridge(ctx, w.nic)
+			if err != nil {
+				return nil, fmt.Errorf("network %q: %w", w.network.Name, err)
+			}
+			c.device = bridge
+		}
+		iface := w.design(&c)
+		out.Interfaces = append(out.Interfaces, iface)
+		if w.primary() {
+			out.Path = w.path(&iface)
+		}
+	}
+	return out, nil
+}
+
+// make makes the host's path and the interfaces; it returns how many of the
+// interfaces stand.
+func (s *Server) make(ctx context.Context, sandbox *Sandbox) (made int, err error) {
+	if err := s.addPath(ctx, sandbox); err != nil {
+		return 0, err
+	}
+	if sandbox.Path != nil {
+		if err := s.mask(ctx); err != nil {
+			return 0, err
+		}
+	}
+	for i := range sandbox.Interfaces {
+		if err := s.deps.PodLinks.Add(ctx, sandbox.NetNS, sandbox.Interfaces[i]); err != nil {
+			return i, fmt.Errorf("interface %s: %w", sandbox.Interfaces[i].Name, err)
+		}
+	}
+	return len(sandbox.Interfaces), ctx.Err()
+}
+
+// undo detaches although the caller may be gone.
+func (s *Server) undo(ctx context.Context, sandbox *Sandbox) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	defer cancel()
+	return s.detach(ctx, sandbox)
+}
+
+// detach removes what a sandbox has, in reverse. Its addresses are free for
+// others only after no link has them. Every step may be repeated.
+func (s *Server) detach(ctx context.Context, sandbox *Sandbox) error {
+	for _, iface := range slices.Backward(sandbox.Interfaces) {
+		if err := s.deps.PodLinks.Delete(ctx, sandbox.NetNS, iface); err != nil {
+			return err
+		}
+	}
+	if err := s.removePath(ctx, sandbox); err != nil {
+		return err
+	}
+	s.deps.Reporter.Detached(types.UID(sandbox.PodUID), sandbox.ContainerID)
+	if err := s.deps.Addresses.Release(ctx, sandbox.ContainerID); err != nil {
+		return fmt.Errorf("releasing addresses: %w", err)
+	}
+	if err := s.forget(sandbox.ContainerID); err != nil {
+		return err
+	}
+	if sandbox.Path == nil {
+		return nil
+	}
+	// A rule too many harms nobody; the next change drops it.
+	if err := s.mask(ctx); err != nil {
+		klog.FromContext(ctx).Error(err, "Kept a masquerade rule that nobody needs")
+	}
+	return nil
+}
+
+// del is DEL: it never fails for what is gone.
+func (s *Server) del(ctx context.Context, sandbox *wire.Sandbox) error {
+	unlock, err := s.busy.lock(ctx, sandbox.ContainerID)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	record, ok := s.sandbox(sandbox.ContainerID)
+	if ok {
+		return s.detach(ctx, record)
+	}
+	if err := s.deps.Addresses.Release(ctx, sandbox.ContainerID); err != nil {
+		return fmt.Errorf("releasing addresses: %w", err)
+	}
+	return s.forget(sandbox.ContainerID) // a record that could not be read
+}
+
+// check is CHECK: every interface is as it was made.
+func (s *Server) check(ctx context.Context, sandbox *wire.Sandbox) error {
+	record, ok := s.sandbox(sandbox.ContainerID)
+	if !ok {
+		return fmt.Errorf("sandbox %s was given no networks by this agent", sandbox.ContainerID)
+	}
+	var wrong []error
+	for _, iface := range record.Interfaces {
+		wrong = append(wrong, s.deps.PodLinks.Check(ctx, record.NetNS, iface))
+	}
+	return errors.Join(wrong...)
+}
+
+// gc is GC: what the runtime does not know any more goes. A sandbox in the
+// middle of its ADD is not in anybody's list yet and is left alone.
+func (s *Server) gc(ctx context.Context, valid []string) error {
+	var failed []error
+	for _, sandbox := range s.snapshot() {
+		if sandbox.State != StateAttached || slices.Contains(valid, sandbox.ContainerID) {
+			continue
+		}
+		klog.FromContext(ctx).Info("Removing a sandbox that the runtime does not know", "pod", sandbox.Pod(), "containerID", sandbox.ContainerID)
+		failed = append(failed, s.del(ctx, &sandbox.Sandbox))
+	}
+	return errors.Join(failed...)
+}
+
+// podNetworks finds a pod's annotation for a runtime that did not pass it. The
+// cache may lag behind kubelet by a moment.
+func (s *Server) podNetworks(ctx context.Context, sandbox *wire.Sandbox) (string, error) {
+	for try := 0; ; try++ {
+		if annotations, ok := s.deps.Pods.Annotations(sandbox.PodNamespace, sandbox.PodName); ok {
+			return annotations[v1alpha1.AnnotationNetworks], nil
+		}
+		if try == podTries {
+			return "", retry("pod %s/%s is not known to the agent yet", sandbox.PodNamespace, sandbox.PodName)
+		}
+		select {
+		case <-ctx.Done():
+			return "", ctx.Err()
+		case <-s.deps.Clock.After(podPoll):
+		}
+	}
+}
+
+const (
+	podTries = 20
+	podPoll  = 100 * time.Millisecond
+)
+
+var (
+	_ PodLinks  = (*link.Links)(nil)
+	_ HostLinks = (*link.Links)(nil)
+	_ PodLinks  = (*link.Fake)(nil)
+	_ HostLinks = (*link.Fake)(nil)
+	_ Addresses = (*ipam.Manager)(nil)
+)

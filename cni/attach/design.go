@@ -1,0 +1,144 @@
+// Copyright The netplane Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package attach
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/netplane/netplane/api/podnetworks"
+	"github.com/netplane/netplane/api/v1alpha1"
+	"github.com/netplane/netplane/cni/link"
+)
+
+// circumstances is what an interface's design depends on beside its Network.
+type circumstances struct {
+	containerID string
+	// device is what the interface stands on: a NIC or a bridge.
+	device string
+	// services are the ranges of ClusterIPs.
+	services []netip.Prefix
+	// elsewhere: another interface of the pod was asked to have the default route.
+	elsewhere bool
+}
+
+// primary: the interface is the pod's eth0, whose address is the pod IP.
+func (w *wanted) primary() bool { return w.request.IfName == podnetworks.PrimaryInterface }
+
+// design says what the interface is to be. It changes nothing.
+func (w *wanted) design(c *circumstances) link.Interface {
+	out := link.Interface{
+		Name: w.request.IfName, Kind: link.KindMacvlan, Parent: c.device,
+		MAC: w.request.MAC, MTU: w.mtu, Addresses: w.plan.Interface(w.lease.Address),
+	}
+	if out.MAC == "" {
+		out.MAC = w.plan.MAC(w.lease.Address).String()
+	}
+	if w.network.Spec.Plugin == v1alpha1.PluginBridge {
+		out.Kind, out.HostEnd = link.KindVeth, link.HostEndName(c.containerID, w.request.IfName)
+	}
+	out.Routes = append(w.onLink(out.Addresses), w.networkRoutes(out.Addresses)...)
+	out.Routes = append(out.Routes, w.defaults(c, out.Addresses)...)
+	if w.request.DefaultRoute && !w.primary() {
+		out.TakeDefault, out.Keep = true, c.services
+	}
+	return out
+}
+
+// onLink are the Network's other subnets: one physical network carries all.
+func (w *wanted) onLink(addresses []netip.Prefix) []link.Route {
+	var out []link.Route
+	for _, subnet := range w.plan.Subnets() {
+		connected := slices.ContainsFunc(addresses, func(a netip.Prefix) bool { return a.Masked() == subnet })
+		if !connected {
+			out = append(out, link.Route{To: subnet})
+		}
+	}
+	return out
+}
+
+// networkRoutes are Network.spec.routes of the families that the interface has.
+// The CRD holds them to be well formed.
+func (w *wanted) networkRoutes(addresses []netip.Prefix) []link.Route {
+	var out []link.Route
+	for _, r := range w.network.Spec.Routes {
+		to, err := netip.ParsePrefix(string(r.To))
+		if err != nil || !hasFamily(addresses, to.Addr()) {
+			continue
+		}
+		via, _ := netip.ParseAddr(string(r.Via))
+		out = append(out, link.Route{To: to, Via: via})
+	}
+	return out
+}
+
+// defaults are the default routes and, on eth0, the way to Services: it leads
+// over the node, where kube-proxy translates.
+func (w *wanted) defaults(c *circumstances, addresses []netip.Prefix) []link.Route {
+	var out []link.Route
+	wantsDefault := w.request.DefaultRoute || w.primary() && !c.elsewhere
+	gateway, gateway6 := w.plan.Gateway()
+	for _, address := range addresses {
+		own := address.Addr()
+		var next, node netip.Addr
+		for _, g := range []netip.Addr{gateway, gateway6} {
+			if sameFamily(g, own) {
+				next = g
+			}
+		}
+		for _, n := range w.nodeAddresses() {
+			if sameFamily(n, own) && w.primary() {
+				node = n
+			}
+		}
+		if !next.IsValid() {
+			next = node
+		}
+		if wantsDefault && next.IsValid() {
+			out = append(out, link.Route{To: netip.PrefixFrom(zero(own), 0), Via: next})
+		}
+		if !node.IsValid() || wantsDefault && next == node {
+			continue
+		}
+		for _, services := range c.services {
+			if sameFamily(services.Addr(), own) {
+				out = append(out, link.Route{To: services, Via: node})
+			}
+		}
+	}
+	return out
+}
+
+// path is the host's way to the pod, for an interface that is its eth0.
+func (w *wanted) path(iface *link.Interface) *NodePath {
+	out := &NodePath{Network: w.network.Name, Subnets: w.plan.Subnets()}
+	out.Device = iface.Parent
+	if iface.Kind == link.KindMacvlan {
+		out.Device, out.Parent, out.MTU = link.ShimName(w.network.Name, iface.Parent), iface.Parent, iface.MTU
+	}
+	for _, node := range w.nodeAddresses() {
+		out.Addresses = append(out.Addresses, netip.PrefixFrom(node, node.BitLen()))
+		for _, address := range iface.Addresses {
+			if sameFamily(address.Addr(), node) {
+				out.Routes = append(out.Routes, link.HostRoute{To: address.Addr(), Source: node})
+			}
+		}
+	}
+	return out
+}
+
+func sameFamily(a, b netip.Addr) bool {
+	return a.IsValid() && b.IsValid() && a.Is4() == b.Is4()
+}
+
+func hasFamily(addresses []netip.Prefix, addr netip.Addr) bool {
+	return slices.ContainsFunc(addresses, func(p netip.Prefix) bool { return sameFamily(p.Addr(), addr) })
+}
+
+func zero(like netip.Addr) netip.Addr {
+	if like.Is4() {
+		return netip.IPv4Unspecified()
+	}
+	return netip.IPv6Unspecified()
+}

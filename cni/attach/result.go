@@ -1,0 +1,131 @@
+// Copyright The netplane Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package attach
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/netip"
+
+	cnitypes "github.com/containernetworking/cni/pkg/types"
+	current "github.com/containernetworking/cni/pkg/types/100"
+
+	"github.com/netplane/netplane/api/podnetworks"
+	"github.com/netplane/netplane/cni/link"
+	"github.com/netplane/netplane/cni/wire"
+)
+
+// result tells the runtime of our interfaces (CNI specification, ADD success).
+func result(netns string, all []wanted, interfaces []link.Interface) (json.RawMessage, error) {
+	out := &current.Result{CNIVersion: current.ImplementedSpecVersion}
+	for i := range interfaces {
+		iface := &interfaces[i]
+		if iface.HostEnd != "" {
+			out.Interfaces = append(out.Interfaces, &current.Interface{Name: iface.HostEnd, Mtu: iface.MTU})
+		}
+		index := len(out.Interfaces)
+		out.Interfaces = append(out.Interfaces, &current.Interface{Name: iface.Name, Mac: iface.MAC, Mtu: iface.MTU, Sandbox: netns})
+		gateway, gateway6 := all[i].plan.Gateway()
+		for _, address := range iface.Addresses {
+			ip := &current.IPConfig{Interface: current.Int(index), Address: ipNet(address)}
+			for _, g := range []netip.Addr{gateway, gateway6} {
+				if sameFamily(g, address.Addr()) {
+					ip.Gateway = g.AsSlice()
+				}
+			}
+			out.IPs = append(out.IPs, ip)
+		}
+		for _, r := range iface.Routes {
+			route := &cnitypes.Route{Dst: ipNet(r.To)}
+			if r.Via.IsValid() {
+				route.GW = r.Via.AsSlice()
+			}
+			out.Routes = append(out.Routes, route)
+		}
+		if dns := all[i].network.Spec.DNS; dns != nil && all[i].primary() {
+			out.DNS.Search = dns.Search
+			for _, server := range dns.Nameservers {
+				out.DNS.Nameservers = append(out.DNS.Nameservers, string(server))
+			}
+		}
+	}
+	raw, err := json.Marshal(out)
+	if err != nil {
+		return nil, fmt.Errorf("encoding the result: %w", err)
+	}
+	return raw, nil
+}
+
+func ipNet(prefix netip.Prefix) net.IPNet {
+	addr := prefix.Addr()
+	return net.IPNet{IP: addr.AsSlice(), Mask: net.CIDRMask(prefix.Bits(), addr.BitLen())}
+}
+
+// attachments are our entries of network-status (NPWG specification v1.3, 4.1.3).
+func attachments(all []wanted, interfaces []link.Interface) []podnetworks.Attachment {
+	out := make([]podnetworks.Attachment, 0, len(interfaces))
+	for i := range interfaces {
+		iface := &interfaces[i]
+		entry := podnetworks.Attachment{
+			Name: all[i].network.Name, Interface: iface.Name, MAC: iface.MAC, MTU: iface.MTU, Default: all[i].primary(),
+		}
+		for _, address := range iface.Addresses {
+			entry.IPs = append(entry.IPs, address.Addr().String())
+		}
+		for _, r := range iface.Routes {
+			if r.To.Bits() == 0 {
+				entry.Gateway = append(entry.Gateway, r.Via.String())
+			}
+		}
+		if dns := all[i].network.Spec.DNS; dns != nil {
+			entry.DNS = &podnetworks.AttachmentDNS{Search: dns.Search}
+			for _, server := range dns.Nameservers {
+				entry.DNS.Nameservers = append(entry.DNS.Nameservers, string(server))
+			}
+		}
+		out = append(out, entry)
+	}
+	return out
+}
+
+// defaultAttachments are the entries of the cluster's default network, one for
+// each interface that it made in the pod.
+func defaultAttachments(network *wire.DefaultNetwork) ([]podnetworks.Attachment, error) {
+	if network == nil {
+		return nil, nil
+	}
+	parsed, err := current.NewResult(network.Result)
+	if err != nil {
+		return nil, fmt.Errorf("reading the default network's result: %w", err)
+	}
+	from, err := current.GetResult(parsed)
+	if err != nil {
+		return nil, fmt.Errorf("reading the default network's result: %w", err)
+	}
+	var out []podnetworks.Attachment
+	for index, iface := range from.Interfaces {
+		if iface.Sandbox == "" {
+			continue
+		}
+		entry := podnetworks.Attachment{
+			Name: network.Name, Interface: iface.Name, MAC: iface.Mac, MTU: iface.Mtu,
+			Default: iface.Name == podnetworks.PrimaryInterface,
+		}
+		for _, ip := range from.IPs {
+			if ip.Interface == nil || *ip.Interface != index {
+				continue
+			}
+			entry.IPs = append(entry.IPs, ip.Address.IP.String())
+			if ip.Gateway != nil && entry.Default {
+				entry.Gateway = append(entry.Gateway, ip.Gateway.String())
+			}
+		}
+		if !from.DNS.IsEmpty() && entry.Default {
+			entry.DNS = &podnetworks.AttachmentDNS{Nameservers: from.DNS.Nameservers, Domain: from.DNS.Domain, Search: from.DNS.Search}
+		}
+		out = append(out, entry)
+	}
+	return out, nil
+}

@@ -1,0 +1,133 @@
+// Copyright The netplane Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package attach
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/netplane/netplane/api/podnetworks"
+	"github.com/netplane/netplane/cni/link"
+	"github.com/netplane/netplane/cni/wire"
+)
+
+// State says how far the ADD of a sandbox came.
+type State string
+
+// The states. A record is written before the first link is made, so that an
+// agent that dies in between finds what to undo.
+const (
+	StateAttaching State = "attaching"
+	StateAttached  State = "attached"
+)
+
+// Sandbox is what one pod sandbox was given: all that DEL, CHECK and a restart
+// need to know.
+type Sandbox struct {
+	wire.Sandbox
+	State      State            `json:"state"`
+	Since      time.Time        `json:"since"`
+	Interfaces []link.Interface `json:"interfaces"`
+	// Path is set if a Network is on eth0.
+	Path *NodePath `json:"path,omitempty"`
+	// Attachments are what network-status tells, the default network's included.
+	Attachments []podnetworks.Attachment `json:"attachments"`
+}
+
+// NodePath is the host's way to a pod whose eth0 is on a Network.
+type NodePath struct {
+	Network string         `json:"network"`
+	Subnets []netip.Prefix `json:"subnets"`
+	link.Path
+}
+
+// Pod names the pod of the sandbox.
+func (s *Sandbox) Pod() types.NamespacedName {
+	return types.NamespacedName{Namespace: s.PodNamespace, Name: s.PodName}
+}
+
+// Sandboxes is the folder of records, one file per container ID.
+type Sandboxes string
+
+const recordSuffix = ".json"
+
+// Save writes a record whole or not at all.
+func (d Sandboxes) Save(s *Sandbox) error {
+	path, err := d.path(s.ContainerID)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(string(d), 0o700); err != nil {
+		return fmt.Errorf("making the folder of sandboxes: %w", err)
+	}
+	raw, err := json.Marshal(s)
+	if err != nil {
+		return fmt.Errorf("encoding sandbox record: %w", err)
+	}
+	temp := path + ".new"
+	if err := os.WriteFile(temp, raw, 0o600); err != nil {
+		return fmt.Errorf("writing sandbox record: %w", err)
+	}
+	if err := os.Rename(temp, path); err != nil {
+		return fmt.Errorf("naming sandbox record: %w", err)
+	}
+	return nil
+}
+
+// Load reads all records. A file that is none is reported beside the others:
+// one bad file must not keep the agent from serving.
+func (d Sandboxes) Load() (records []Sandbox, unreadable []error, err error) {
+	entries, err := os.ReadDir(string(d))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, nil
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("reading the folder of sandboxes: %w", err)
+	}
+	for _, entry := range entries {
+		id, isRecord := strings.CutSuffix(entry.Name(), recordSuffix)
+		if !isRecord {
+			continue
+		}
+		raw, err := os.ReadFile(filepath.Join(string(d), entry.Name()))
+		if err != nil {
+			return nil, nil, fmt.Errorf("reading sandbox record: %w", err)
+		}
+		var record Sandbox
+		if err := json.Unmarshal(raw, &record); err != nil || record.ContainerID != id {
+			unreadable = append(unreadable, fmt.Errorf("reading sandbox record %s: it is none (%v)", entry.Name(), err))
+			continue
+		}
+		records = append(records, record)
+	}
+	return records, unreadable, nil
+}
+
+// Remove deletes a record; one that is gone is no error.
+func (d Sandboxes) Remove(containerID string) error {
+	path, err := d.path(containerID)
+	if err != nil {
+		return err
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("removing sandbox record: %w", err)
+	}
+	return nil
+}
+
+func (d Sandboxes) path(containerID string) (string, error) {
+	if containerID == "" || strings.ContainsAny(containerID, "/\x00") {
+		return "", fmt.Errorf("container ID %q cannot name a file", containerID)
+	}
+	return filepath.Join(string(d), containerID+recordSuffix), nil
+}
