@@ -12,7 +12,7 @@ import (
 )
 
 // claimLag bounds how long an agent may go on giving out addresses of a block
-// that was deleted: until its watch tells it.
+// that was deleted, or is a former Node's: until its watch tells it.
 const claimLag = time.Minute
 
 // NetworkState is what has become of the Network that a block names.
@@ -86,15 +86,17 @@ func Decide(f Facts) (Action, time.Duration) {
 
 // InUse tells whether a pod, or an address that the node's agent holds back,
 // may still have an address of the block. pods are the living pods of the
-// block's network; those that came well after the block was deleted have none
-// of its addresses.
-func InUse(block *v1alpha1.IPBlock, pods []corev1.Pod, nodeNetwork *v1alpha1.NodeNetwork) bool {
+// block's network; successor is when a Node of the same name registered anew,
+// zero if there is none. Pods that came well after that, or after the block was
+// deleted, have none of its addresses.
+func InUse(block *v1alpha1.IPBlock, pods []corev1.Pod, nodeNetwork *v1alpha1.NodeNetwork, successor time.Time) bool {
+	closed := successor
+	if at := block.DeletionTimestamp; !at.IsZero() && (closed.IsZero() || at.Time.Before(closed)) {
+		closed = at.Time
+	}
 	for i := range pods {
 		pod := &pods[i]
-		if pod.Spec.NodeName != block.Spec.NodeName {
-			continue
-		}
-		if block.DeletionTimestamp.IsZero() || pod.CreationTimestamp.Time.Before(block.DeletionTimestamp.Add(claimLag)) {
+		if pod.Spec.NodeName == block.Spec.NodeName && (closed.IsZero() || pod.CreationTimestamp.Time.Before(closed.Add(claimLag))) {
 			return true
 		}
 	}

@@ -83,20 +83,23 @@ func TestInUse(t *testing.T) {
 		block *v1alpha1.IPBlock
 		pods  []corev1.Pod
 		node  *v1alpha1.NodeNetwork
+		after time.Time
 		want  bool
 	}{
-		"nothing":                                   {block(true), nil, nil, false},
-		"a pod on the node":                         {block(false), pod("worker", deleted), nil, true},
-		"a pod on another node":                     {block(false), pod("worker2", deleted), nil, false},
-		"a pod from before the deletion":            {block(true), pod("worker", deleted.Add(-time.Hour)), nil, true},
-		"a pod that the agent met at the same time": {block(true), pod("worker", deleted.Add(time.Second)), nil, true},
-		"a pod from long after the deletion":        {block(true), pod("worker", deleted.Add(time.Hour)), nil, false},
-		"an address that the agent holds":           {block(true), nil, held("data"), true},
-		"an address held in another network":        {block(true), nil, held("management"), false},
+		"nothing":                                    {block(true), nil, nil, time.Time{}, false},
+		"a pod on the node":                          {block(false), pod("worker", deleted), nil, time.Time{}, true},
+		"a pod on another node":                      {block(false), pod("worker2", deleted), nil, time.Time{}, false},
+		"a pod from before the deletion":             {block(true), pod("worker", deleted.Add(-time.Hour)), nil, time.Time{}, true},
+		"a pod that the agent met at the same time":  {block(true), pod("worker", deleted.Add(time.Second)), nil, time.Time{}, true},
+		"a pod from long after the deletion":         {block(true), pod("worker", deleted.Add(time.Hour)), nil, time.Time{}, false},
+		"an address that the agent holds":            {block(true), nil, held("data"), time.Time{}, true},
+		"an address held in another network":         {block(true), nil, held("management"), time.Time{}, false},
+		"a pod from before the Node registered anew": {block(false), pod("worker", deleted), nil, deleted.Add(time.Hour), true},
+		"a pod of the Node that registered anew":     {block(false), pod("worker", deleted), nil, deleted.Add(-time.Hour), false},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			if got := InUse(tt.block, tt.pods, tt.node); got != tt.want {
+			if got := InUse(tt.block, tt.pods, tt.node, tt.after); got != tt.want {
 				t.Errorf("InUse = %t, want %t", got, tt.want)
 			}
 		})

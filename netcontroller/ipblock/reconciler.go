@@ -113,7 +113,7 @@ func (r *reconciler) look(ctx context.Context, reader client.Reader, block *v1al
 		return f, fmt.Errorf("reading NodeNetwork %q: %w", block.Spec.NodeName, err)
 	}
 	f.NodeGone = true
-	f.GoneFor, f.QuietFor = r.sight(block, InUse(block, pods, &nodeNetwork))
+	f.GoneFor, f.QuietFor = r.sight(block, InUse(block, pods, &nodeNetwork, node.CreationTimestamp.Time))
 	return f, nil
 }
 
