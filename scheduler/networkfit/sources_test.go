@@ -1,0 +1,113 @@
+// Copyright The netplane Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package networkfit
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/dynamic/dynamicinformer"
+	dynamicfake "k8s.io/client-go/dynamic/fake"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes/fake"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/netplane/netplane/api/v1alpha1"
+)
+
+// The informer whose events wake pods must hand out what the plugin reads, and
+// have it in its store, indexes included, before it tells anyone.
+func TestOneInformerServesEventsAndData(t *testing.T) {
+	scheme := runtime.NewScheme()
+	if err := errors.Join(v1alpha1.AddToScheme(scheme), v1.AddToScheme(scheme)); err != nil {
+		t.Fatal(err)
+	}
+	block := makeBlock("data", "n", 0)
+	client := dynamicfake.NewSimpleDynamicClient(scheme, makeNetwork("data").Network, makeNode("n", up("data")).NodeNetwork, makeNamespace("tenant", nil))
+	dynamic := dynamicinformer.NewDynamicSharedInformerFactory(client, 0)
+	typed := informers.NewSharedInformerFactory(fake.NewClientset(makePod("p", "")), 0)
+	sources, err := NewSources(dynamic, typed.Core().V1().Pods().Informer())
+	if err != nil {
+		t.Fatal(err)
+	}
+	held := make(chan int, 1)
+	if _, err := dynamic.ForResource(ipBlocks()).Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{AddFunc: func(obj any) {
+		if added, ok := obj.(*v1alpha1.IPBlock); !ok || added.Name != block.Name {
+			t.Errorf("the handler got a %T", obj)
+		}
+		held <- sources.supply("n", makeNetwork("data")).Addresses
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	dynamic.Start(t.Context().Done())
+	typed.Start(t.Context().Done())
+	dynamic.WaitForCacheSync(t.Context().Done())
+	typed.WaitForCacheSync(t.Context().Done())
+
+	raw, err := runtime.DefaultUnstructuredConverter.ToUnstructured(block)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw["apiVersion"], raw["kind"] = v1alpha1.SchemeGroupVersion.String(), "IPBlock"
+	if _, err := client.Resource(ipBlocks()).Create(t.Context(), &unstructured.Unstructured{Object: raw}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case got := <-held:
+		if got != 7 {
+			t.Errorf("when the block's event arrived the node held %d addresses", got)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("the block's event did not arrive")
+	}
+	if _, ok := lookup[*network](sources.networks, "data"); !ok {
+		t.Error("the Network is not in the cache")
+	}
+	if _, ok := lookup[*node](sources.nodes, "n"); !ok {
+		t.Error("the NodeNetwork is not in the cache")
+	}
+	if _, ok := lookup[*v1.Namespace](sources.namespaces, "tenant"); !ok {
+		t.Error("the Namespace is not in the cache")
+	}
+	if !sources.podExists("uid-p") || sources.podExists("uid-q") {
+		t.Error("pods are not found by UID")
+	}
+}
+
+func TestTransformsAreIdempotent(t *testing.T) {
+	for name, test := range map[string]struct {
+		transform cache.TransformFunc
+		object    any
+	}{
+		"NodeNetwork": {toNode, makeNode("n", nil)},
+		"Network":     {toNetwork, makeNetwork("data")},
+		"IPBlock":     {toIPBlock, makeBlock("data", "n", 0)},
+		"Namespace":   {toNamespace, makeNamespace("tenant", nil)},
+		"tombstone":   {toNode, cache.DeletedFinalStateUnknown{Key: "n"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := test.transform(test.object)
+			if err != nil || got != test.object {
+				t.Errorf("the transform made %T (%v) of what it had made", got, err)
+			}
+		})
+	}
+}
+
+func TestDemandsAreForgottenInTime(t *testing.T) {
+	d := newDemands()
+	for i := range maxDemands + 10 {
+		d.of(makePod("p", "n"+string(rune('a'+i%26))+time.Duration(i).String()))
+	}
+	count := 0
+	d.byText.Range(func(any, any) bool { count++; return true })
+	if count > maxDemands {
+		t.Errorf("%d texts are remembered, at most %d may be", count, maxDemands)
+	}
+}
