@@ -26,10 +26,9 @@ const (
 	// publishEvery is the shortest time between two writes of the status; the
 	// first change after a pause is written at once.
 	publishEvery = time.Second
-	// heldEvery is how often the held addresses are looked at.
-	heldEvery = time.Second
-	// rereadEvery covers map files whose directory did not exist at start, file
-	// systems without notification, and kernel modules loaded later.
+	// lookEvery is how often the held addresses and the map file are looked at.
+	lookEvery = time.Second
+	// rereadEvery covers what nobody tells: kernel modules loaded later.
 	rereadEvery = 30 * time.Second
 	// watchRetry is the pause before a broken subscription is made anew.
 	watchRetry = time.Second
@@ -155,12 +154,12 @@ func (i *Inventory) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	watchers.Go(func() { i.watchLinks(ctx) })
-	watchers.Go(func() { watchMap(ctx, i.config.MapFile, i.Notify) })
 
 	reread := i.deps.Clock.NewTicker(rereadEvery)
 	defer reread.Stop()
-	heldTick := i.deps.Clock.NewTicker(heldEvery)
-	defer heldTick.Stop()
+	look := i.deps.Clock.NewTicker(lookEvery)
+	defer look.Stop()
+	mapFile := mapWatch{path: i.config.MapFile}
 	pace := newPace(i.deps.Clock)
 	for {
 		changed := true
@@ -171,8 +170,8 @@ func (i *Inventory) Run(ctx context.Context) error {
 		case <-i.relist:
 		case <-i.held:
 			changed = false
-		case <-heldTick.C():
-			changed = false
+		case <-look.C():
+			changed = mapFile.changed()
 		case <-pace.due():
 			changed = false
 		}

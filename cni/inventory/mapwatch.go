@@ -4,57 +4,51 @@
 package inventory
 
 import (
-	"context"
-	"path/filepath"
+	"io/fs"
+	"os"
+	"syscall"
 	"time"
-
-	"github.com/fsnotify/fsnotify"
-	"k8s.io/klog/v2"
 )
 
-// watchMap calls changed whenever something happens in the map file's
-// directory: editors and mounted ConfigMaps replace the file by renaming, which
-// a watch on the file itself would lose. Until the directory exists the
-// re-read by the clock must do.
-func watchMap(ctx context.Context, file string, changed func()) {
-	logger := klog.FromContext(ctx)
-	for ctx.Err() == nil {
-		if err := watchDirectory(ctx, filepath.Dir(file), changed); err != nil {
-			logger.V(2).Info("Watching the map file's directory failed", "directory", filepath.Dir(file), "err", err)
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(rereadEvery):
-			changed()
-		}
-	}
+// mapWatch notices that the map file is another, by a stat(2) once a second.
+// An inotify watch would be told sooner, but nodes run out of inotify instances
+// (fs.inotify.max_user_instances is 128 and all of root's programs, on kind
+// those of all nodes, share it), and the watch needs the folder to exist.
+type mapWatch struct {
+	path string
+	seen fileIdentity
 }
 
-// watchDirectory returns when the watch is of no more use, or ctx ends.
-func watchDirectory(ctx context.Context, dir string, changed func()) error {
-	watcher, err := fsnotify.NewWatcher()
+// fileIdentity changes when the file is written or replaced, also by renaming
+// and where it is a link (mounted ConfigMaps). The zero value is no file.
+type fileIdentity struct {
+	device, inode uint64
+	size          int64
+	modified      time.Time
+}
+
+// changed says whether the file changed since it was asked last.
+func (w *mapWatch) changed() bool {
+	now := identify(w.path)
+	if now == w.seen {
+		return false
+	}
+	w.seen = now
+	return true
+}
+
+func identify(path string) fileIdentity {
+	info, err := os.Stat(path)
 	if err != nil {
-		return err
+		return fileIdentity{}
 	}
-	defer watcher.Close()
-	if err := watcher.Add(dir); err != nil {
-		return err
+	return identityOf(info)
+}
+
+func identityOf(info fs.FileInfo) fileIdentity {
+	out := fileIdentity{size: info.Size(), modified: info.ModTime()}
+	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
+		out.device, out.inode = stat.Dev, stat.Ino
 	}
-	changed()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case event, ok := <-watcher.Events:
-			if !ok || event.Name == dir && event.Has(fsnotify.Remove) {
-				return nil
-			}
-			changed()
-		case err, ok := <-watcher.Errors:
-			if !ok {
-				return nil
-			}
-			return err
-		}
-	}
+	return out
 }

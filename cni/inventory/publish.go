@@ -155,6 +155,7 @@ func (p *publisher) ensure(ctx context.Context) (*v1alpha1.NodeNetwork, error) {
 	if err != nil {
 		return nil, fmt.Errorf("creating the NodeNetwork: %w", err)
 	}
+	p.written = nil
 	return made, nil
 }
 
