@@ -4,8 +4,18 @@
 package install
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+	"k8s.io/klog/v2"
 )
 
 // Config says what is installed where, as the agent's container sees it.
@@ -19,9 +29,18 @@ type Config struct {
 	Socket, SpoolDir string
 }
 
+const (
+	// settle lets a writer finish that does not rename.
+	settle = 200 * time.Millisecond
+	// lookEvery finds what no event told of, and tries again what failed.
+	lookEvery = 10 * time.Second
+)
+
 // Installer keeps binary and configuration in place.
 type Installer struct {
-	config Config
+	config    Config
+	installed chan struct{}
+	once      sync.Once
 }
 
 // New checks the configuration and changes nothing.
@@ -29,12 +48,136 @@ func New(config Config) (*Installer, error) {
 	if config.Source == "" || config.BinDir == "" || config.ConfDir == "" || config.Socket == "" || config.SpoolDir == "" {
 		return nil, errors.New("install.Config has an empty field")
 	}
-	return &Installer{config: config}, nil
+	return &Installer{config: config, installed: make(chan struct{})}, nil
 }
 
+// Installed is closed once binary and configuration are in place, or the node
+// turned out to have no configuration to wrap: it has no network for pods then,
+// with or without us.
+func (i *Installer) Installed() <-chan struct{} { return i.installed }
+
 // Run installs the binary, then the configuration, and follows the wrapped
-// configuration until ctx ends.
+// configuration until ctx ends. Both stay: pods come and go while the agent is
+// replaced.
 func (i *Installer) Run(ctx context.Context) error {
-	<-ctx.Done()
+	logger := klog.FromContext(ctx)
+	if err := i.installBinary(); err != nil {
+		return err
+	}
+	watcher, err := fsnotify.NewWatcher()
+	if err != nil {
+		return fmt.Errorf("watching CNI configurations: %w", err)
+	}
+	defer func() { _ = watcher.Close() }()
+	if err := watcher.Add(i.config.ConfDir); err != nil {
+		return fmt.Errorf("watching %s: %w", i.config.ConfDir, err)
+	}
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	last := ""
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case _, ok := <-watcher.Events:
+			if !ok {
+				return errors.New("watching CNI configurations: the watch ended")
+			}
+			timer.Reset(settle)
+		case err := <-watcher.Errors:
+			logger.Info("Lost events of CNI configurations; looking again", "err", err)
+			timer.Reset(settle)
+		case <-timer.C:
+			timer.Reset(lookEvery)
+			if err := i.Sync(ctx); err != nil {
+				if err.Error() != last {
+					logger.Error(err, "Left the CNI configuration as it is")
+				}
+				last = err.Error()
+				continue
+			}
+			last = ""
+		}
+	}
+}
+
+// Sync makes binary and configuration right once.
+func (i *Installer) Sync(ctx context.Context) error {
+	if err := i.installBinary(); err != nil {
+		return err
+	}
+	logger := klog.FromContext(ctx)
+	target := filepath.Join(i.config.ConfDir, ConfName)
+	present, err := os.ReadFile(target)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("reading our configuration: %w", err)
+	}
+	conf, from, err := i.render()
+	if errors.Is(err, errNothing) {
+		i.once.Do(func() { close(i.installed) })
+		if present == nil {
+			return nil
+		}
+		logger.Info("Removing the CNI configuration: what it wraps is gone", "wrapped", wrappedBy(present))
+		return remove(target)
+	}
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(conf, present) {
+		if err := replace(target, conf, 0o600); err != nil {
+			return err
+		}
+		logger.Info("Wrote the CNI configuration", "file", target, "wraps", from)
+	}
+	i.once.Do(func() { close(i.installed) })
+	return nil
+}
+
+// Uninstall gives the node its own configuration back, before the agent goes
+// for good. The binary stays: runtimes may call it for DELs of pods that it
+// set up.
+func (i *Installer) Uninstall() error {
+	return remove(filepath.Join(i.config.ConfDir, ConfName))
+}
+
+func (i *Installer) installBinary() error {
+	binary, err := os.ReadFile(i.config.Source)
+	if err != nil {
+		return fmt.Errorf("reading the CNI binary: %w", err)
+	}
+	target := filepath.Join(i.config.BinDir, PluginType)
+	if info, err := os.Stat(target); err == nil && info.Mode().Perm() == 0o755 {
+		if present, err := os.ReadFile(target); err == nil && bytes.Equal(present, binary) {
+			return nil
+		}
+	}
+	return replace(target, binary, 0o755)
+}
+
+// replace writes a file under another name and renames it: nobody sees half of
+// it, and a binary that runs is not busy. The other name has no ending that a
+// runtime would read.
+func replace(target string, content []byte, mode fs.FileMode) error {
+	temp, err := os.CreateTemp(filepath.Dir(target), "."+filepath.Base(target)+".new-*")
+	if err != nil {
+		return fmt.Errorf("installing %s: %w", target, err)
+	}
+	defer func() { _ = os.Remove(temp.Name()) }()
+	_, err = temp.Write(content)
+	err = errors.Join(err, temp.Chmod(mode), temp.Sync(), temp.Close())
+	if err == nil {
+		err = os.Rename(temp.Name(), target)
+	}
+	if err != nil {
+		return fmt.Errorf("installing %s: %w", target, err)
+	}
+	return nil
+}
+
+func remove(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("removing %s: %w", path, err)
+	}
 	return nil
 }

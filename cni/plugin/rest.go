@@ -1,0 +1,129 @@
+// Copyright The netplane Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/containernetworking/cni/libcni"
+	"github.com/containernetworking/cni/pkg/skel"
+	"github.com/containernetworking/cni/pkg/types"
+	"github.com/containernetworking/cni/pkg/version"
+
+	"github.com/netplane/netplane/cni/wire"
+)
+
+// del removes both parts, ours first. The wrapped network's DEL always runs:
+// it is harmless where the network was never added, and a pod may be older
+// than the installation. A DEL that no agent takes is spooled.
+func del(args *skel.CmdArgs) error {
+	c, err := newCommand(args)
+	if err != nil {
+		return err
+	}
+	asked, _, err := c.demand()
+	if err != nil {
+		asked = demandUnknown // DEL goes on whatever the runtime passes
+	}
+	var failed error
+	if asked != demandNone {
+		failed = c.delOurs()
+	}
+	err = c.cni.DelNetworkList(context.Background(), c.wrapped, c.runtime)
+	if err != nil {
+		return c.wrappedError(err)
+	}
+	return failed
+}
+
+func (c *command) delOurs() error {
+	_, err := c.call(wire.Request{Op: wire.OpDel, Sandbox: c.sandbox}, otherTimeout)
+	if err == nil {
+		return nil
+	}
+	if own(err) {
+		return cniError(err)
+	}
+	if spoolErr := wire.Spool(c.config.SpoolDir).Put(c.sandbox); spoolErr != nil {
+		return types.NewError(types.ErrIOFailure, fmt.Sprintf("the netplane agent is not running (%v), and the DEL could not be left for it: %v", err, spoolErr), "")
+	}
+	return nil
+}
+
+// check checks both parts, the default network only where it was added: libcni
+// has its result then.
+func check(args *skel.CmdArgs) error {
+	c, err := newCommand(args)
+	if err != nil {
+		return err
+	}
+	asked, _, err := c.demand()
+	if err != nil {
+		return err
+	}
+	if asked == demandUnknown {
+		response, err := c.call(wire.Request{Op: wire.OpPodNetworks, Sandbox: c.sandbox}, askTimeout)
+		if err != nil {
+			return cniError(err)
+		}
+		if response.Networks == "" {
+			asked = demandNone
+		}
+	}
+	if asked != demandNone {
+		if _, err := c.call(wire.Request{Op: wire.OpCheck, Sandbox: c.sandbox}, otherTimeout); err != nil {
+			return cniError(err)
+		}
+		if cached, err := c.cni.GetNetworkListCachedResult(c.wrapped, c.runtime); err == nil && cached == nil {
+			return nil
+		}
+	}
+	// Version 0.4.0 of the specification brought CHECK; an older configuration
+	// has nothing to ask.
+	if able, err := version.GreaterThanOrEqualTo(c.wrapped.CNIVersion, "0.4.0"); err != nil || !able {
+		return nil
+	}
+	return c.wrappedError(c.cni.CheckNetworkList(context.Background(), c.wrapped, c.runtime))
+}
+
+// gc passes the list of living attachments on. An agent that is down collects
+// its garbage by itself when it is back.
+func gc(args *skel.CmdArgs) error {
+	c, err := newCommand(args)
+	if err != nil {
+		return err
+	}
+	// Without the list everything would count as garbage.
+	var given map[string]json.RawMessage
+	if err := json.Unmarshal(args.StdinData, &given); err != nil || given["cni.dev/valid-attachments"] == nil {
+		return types.NewError(types.ErrInvalidNetworkConfig, "GC without cni.dev/valid-attachments", "")
+	}
+	valid := c.config.ValidAttachments
+	ids := make([]string, 0, len(valid))
+	for _, attachment := range valid {
+		ids = append(ids, attachment.ContainerID)
+	}
+	_, ours := c.call(wire.Request{Op: wire.OpGC, Valid: ids}, otherTimeout)
+	if ours != nil && own(ours) {
+		ours = cniError(ours)
+	} else {
+		ours = nil
+	}
+	err = c.cni.GCNetworkList(context.Background(), c.wrapped, &libcni.GCArgs{ValidAttachments: valid})
+	return errors.Join(ours, c.wrappedError(err))
+}
+
+// status is the wrapped network's alone. A failing STATUS makes the whole node
+// NotReady, which pods without a Network must not suffer; what the agent can
+// do stands in NodeNetwork's AgentReady.
+func status(args *skel.CmdArgs) error {
+	c, err := newCommand(args)
+	if err != nil {
+		return err
+	}
+	return c.wrappedError(c.cni.GetStatusNetworkList(context.Background(), c.wrapped))
+}
