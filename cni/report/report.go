@@ -10,7 +10,9 @@ package report
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -32,8 +34,8 @@ const (
 	// retryFirst and retryLast bound the pause after a failed write: 200 ms,
 	// 400 ms, ... 30 s. Writes are never given up while the pod may exist.
 	retryFirst, retryLast = 200 * time.Millisecond, 30 * time.Second
-	// conflictTries bounds the writes refused because the UID is another's: the
-	// pod was replaced by one of the same name.
+	// conflictTries bounds the writes that conflict with others' writes, which
+	// the API server resolves itself except where the pod is being replaced.
 	conflictTries = 3
 	// writeTimeout bounds one write, so that a hanging connection does not hold
 	// a worker.
@@ -137,7 +139,7 @@ func (r *Reporter) next(ctx context.Context) bool {
 	switch {
 	case err == nil:
 		logger.V(4).Info("Reported the pod's networks")
-	case gone(err), replaced(err) && r.queue.NumRequeues(uid) >= conflictTries:
+	case gone(err), replaced(err), apierrors.IsConflict(err) && r.queue.NumRequeues(uid) >= conflictTries:
 		logger.V(2).Info("The pod is gone; its networks are not reported", "err", err)
 	default:
 		logger.Info("Reporting the pod's networks failed; trying again", "err", err)
@@ -162,9 +164,15 @@ func (r *Reporter) finish(uid types.UID, done report) {
 // gone: the pod, or its whole namespace, does not exist any more.
 func gone(err error) bool { return apierrors.IsNotFound(err) }
 
-// replaced: another pod may have the name now. The API server answers a patch
-// whose metadata.uid differs with a conflict.
-func replaced(err error) bool { return apierrors.IsConflict(err) }
+// replaced: another pod has the name now. The API server takes a patch whose
+// metadata.uid differs for an attempt to change the UID.
+func replaced(err error) bool {
+	var status apierrors.APIStatus
+	if !apierrors.IsInvalid(err) || !errors.As(err, &status) || status.Status().Details == nil {
+		return false
+	}
+	return slices.ContainsFunc(status.Status().Details.Causes, func(c metav1.StatusCause) bool { return c.Field == "metadata.uid" })
+}
 
 func (r *Reporter) write(ctx context.Context, uid types.UID, todo report) error {
 	shown := &corev1.Pod{}

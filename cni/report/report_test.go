@@ -17,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/klog/v2/ktesting"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
@@ -214,19 +215,26 @@ func TestPodsThatAreGoneAreForgotten(t *testing.T) {
 			t.Errorf("%d writes, want 1", n)
 		}
 	})
-	t.Run("replaced by one of the same name", func(t *testing.T) {
-		s := newServer(func(int) error {
-			return apierrors.NewConflict(schema.GroupResource{Resource: "pods"}, podName.Name, errors.New("the UID in the precondition does not match"))
-		}, pod("u2"))
-		r := New(s, s)
-		run(t, r)
-		r.Attached(podName, "u1", "sandbox-1", attachment("10.10.0.5"))
-		drained(t, r)
-		if n := len(s.writes()); n != conflictTries+1 {
-			t.Errorf("%d writes, want %d", n, conflictTries+1)
-		}
-		if got := s.annotations(t)[v1alpha1.AnnotationNetworkStatus]; got != "" {
-			t.Errorf("the other pod got status %q", got)
-		}
-	})
+	immutable := field.Invalid(field.NewPath("metadata", "uid"), "u1", "field is immutable")
+	for name, test := range map[string]struct {
+		err    error
+		writes int
+	}{
+		"replaced by one of the same name": {apierrors.NewInvalid(schema.GroupKind{Kind: "Pod"}, podName.Name, field.ErrorList{immutable}), 1},
+		"in conflict again and again":      {apierrors.NewConflict(schema.GroupResource{Resource: "pods"}, podName.Name, errors.New("the object has been modified")), conflictTries + 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newServer(func(int) error { return test.err }, pod("u2"))
+			r := New(s, s)
+			run(t, r)
+			r.Attached(podName, "u1", "sandbox-1", attachment("10.10.0.5"))
+			drained(t, r)
+			if n := len(s.writes()); n != test.writes {
+				t.Errorf("%d writes, want %d", n, test.writes)
+			}
+			if got := s.annotations(t)[v1alpha1.AnnotationNetworkStatus]; got != "" {
+				t.Errorf("the other pod got status %q", got)
+			}
+		})
+	}
 }
