@@ -37,6 +37,20 @@ trouble() {
 # Any other node image is kind's, and installs its own.
 own_default_network() { [[ $image == netplane/node:* ]]; }
 
+# Every node's systemd, containerd, kubelet and kube-proxy watch files, and all count as one user's: many kernels' default
+# of 128 is used up by this cluster, and then programs die of "too many open files".
+INSTANCES=1024
+raise_watch_limit() {
+	local have
+	have="$(cat /proc/sys/fs/inotify/max_user_instances 2>/dev/null || echo "$INSTANCES")"
+	if ((have >= INSTANCES)); then return; fi
+	if sysctl -q -w "fs.inotify.max_user_instances=$INSTANCES" 2>/dev/null; then
+		say "fs.inotify.max_user_instances raised from $have to $INSTANCES until the next boot"
+	else
+		say "warning: fs.inotify.max_user_instances is $have; if pods fail with \"too many open files\": sudo sysctl -w fs.inotify.max_user_instances=$INSTANCES"
+	fi
+}
+
 create() {
 	local config
 	config="$(mktemp)"
@@ -62,6 +76,7 @@ wait_ready() {
 
 up() {
 	local why node started=$SECONDS
+	raise_watch_limit
 	if kind get clusters 2>/dev/null | grep -qx "$cluster"; then
 		# First, as a kubeconfig that lost the cluster is no trouble of the cluster's.
 		kind export kubeconfig --name "$cluster" >/dev/null 2>&1 || true
