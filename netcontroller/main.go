@@ -16,8 +16,6 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
-	discoveryv1 "k8s.io/api/discovery/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
@@ -26,7 +24,6 @@ import (
 	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
@@ -105,11 +102,7 @@ func newManager(config *rest.Config, opts *options) (ctrl.Manager, error) {
 		LeaderElectionNamespace: opts.namespace,
 		// serve returns right after Start, so that nothing acts without the lease.
 		LeaderElectionReleaseOnCancel: true,
-		Cache: cache.Options{
-			DefaultTransform: cache.TransformStripManagedFields(),
-			// Every pod of the cluster stands in the slices of others.
-			ByObject: map[client.Object]cache.ByObject{&discoveryv1.EndpointSlice{}: {Label: ourSlices()}},
-		},
+		Cache:                         cacheOptions(),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("making the controller manager: %w", err)
@@ -140,11 +133,6 @@ func setup(mgr ctrl.Manager, opts *options) error {
 		return fmt.Errorf("adding the readiness check: %w", err)
 	}
 	return nil
-}
-
-// ourSlices selects the EndpointSlices that netplane owns.
-func ourSlices() labels.Selector {
-	return labels.SelectorFromSet(labels.Set{discoveryv1.LabelManagedBy: v1alpha1.EndpointSliceManagedBy})
 }
 
 // cachesSynced is ready once the caches are filled: also on a replica that

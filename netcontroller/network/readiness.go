@@ -126,37 +126,59 @@ func unsupported(spec *v1alpha1.NetworkSpec) string {
 	return ""
 }
 
-// overlap names the first older Network that shares addresses with network, or
-// nothing. Only the newer of two is not Ready, so that a mistake never takes
-// down what has been working.
+// overlap names a Network that has some of network's addresses by an older
+// right, or nothing. Only the one with the younger right is not Ready, so that
+// a mistake never takes down what has been working.
 func overlap(network *v1alpha1.Network, plan *addressing.Plan, siblings []v1alpha1.Network) string {
-	var oldest *v1alpha1.Network
+	var holder *v1alpha1.Network
 	for i := range siblings {
 		other := &siblings[i]
-		if other.Spec.VLAN != network.Spec.VLAN || other.Spec.PhysicalNet != network.Spec.PhysicalNet || !older(other, network) {
+		if other.Spec.VLAN != network.Spec.VLAN || other.Spec.PhysicalNet != network.Spec.PhysicalNet || !precedes(other, network) {
 			continue
 		}
 		otherPlan, err := addressing.NewPlan(other.Name, &other.Spec)
 		if err != nil || !plan.Overlaps(otherPlan) {
 			continue // a Network without a plan has no addresses
 		}
-		if oldest == nil || older(other, oldest) {
-			oldest = other
+		if holder == nil || precedes(other, holder) {
+			holder = other
 		}
 	}
-	if oldest == nil {
+	if holder == nil {
 		return ""
 	}
 	return fmt.Sprintf("%s overlaps the older Network %q (%s) on physical network %q: choose another subnet or vlan, or delete one of the two",
-		join(plan), oldest.Name, subnetsOf(oldest), network.Spec.PhysicalNet)
+		join(plan), holder.Name, subnetsOf(holder), network.Spec.PhysicalNet)
 }
 
-// older orders Networks by age, and those of one second by name.
-func older(a, b *v1alpha1.Network) bool {
+// precedes orders Networks by their right to addresses that both have: by age,
+// those of one second by name. But a Network that grew by additionalSubnets
+// into the addresses of a younger one that works must wait: pods live there.
+func precedes(a, b *v1alpha1.Network) bool {
+	if ra, rb := standing(a), standing(b); ra != rb {
+		return ra > rb
+	}
 	if a.CreationTimestamp.Equal(&b.CreationTimestamp) {
 		return a.Name < b.Name
 	}
 	return a.CreationTimestamp.Before(&b.CreationTimestamp)
+}
+
+// standing is 2 for a Network that was found free of overlap with its spec as
+// it is, 1 if that was an earlier spec, and 0 if it never was. What is being
+// deleted keeps its addresses until it is gone.
+func standing(network *v1alpha1.Network) int {
+	if !network.DeletionTimestamp.IsZero() {
+		return 2
+	}
+	ready := meta.FindStatusCondition(network.Status.Conditions, v1alpha1.ConditionReady)
+	switch {
+	case ready == nil || ready.Status != metav1.ConditionTrue && ready.Reason != v1alpha1.ReasonNoNode:
+		return 0
+	case ready.ObservedGeneration != network.Generation:
+		return 1
+	}
+	return 2
 }
 
 func subnetsOf(network *v1alpha1.Network) string {

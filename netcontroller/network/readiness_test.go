@@ -38,6 +38,17 @@ func madeAfter(d time.Duration) func(*v1alpha1.Network) {
 	return func(n *v1alpha1.Network) { n.CreationTimestamp = metav1.NewTime(epoch.Add(d)) }
 }
 
+// found is the status of an evaluation at a generation.
+func found(generation int64, status metav1.ConditionStatus, reason string) func(*v1alpha1.Network) {
+	return func(n *v1alpha1.Network) {
+		n.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionReady, Status: status, Reason: reason, ObservedGeneration: generation}}
+	}
+}
+
+func grown(cidr v1alpha1.CIDR) func(*v1alpha1.Network) {
+	return func(n *v1alpha1.Network) { n.Spec.AdditionalSubnets = append(n.Spec.AdditionalSubnets, cidr) }
+}
+
 func deleting(n *v1alpha1.Network) { n.DeletionTimestamp = &metav1.Time{Time: epoch} }
 
 // aNode maps phy-net0 to eth1, which is up, and has a ready agent.
@@ -216,6 +227,52 @@ func TestReadiness(t *testing.T) {
 			}
 			if ready.ObservedGeneration != 3 || status.ObservedGeneration != 3 {
 				t.Errorf("observed generations %d and %d, want 3", ready.ObservedGeneration, status.ObservedGeneration)
+			}
+		})
+	}
+}
+
+func TestAnOlderNetworkCannotGrowIntoAYoungerOneThatWorks(t *testing.T) {
+	const into = "10.20.0.0/25"
+	younger := func(change ...func(*v1alpha1.Network)) v1alpha1.Network {
+		return aNetwork("younger", append(change, subnet("10.20.0.0/24"), madeAfter(time.Hour))...)
+	}
+	tests := map[string]struct {
+		older, younger v1alpha1.Network
+		want           []string // reasons of the older and of the younger one
+	}{
+		"the moment of growth": {
+			aNetwork("older", grown(into), found(2, "True", "Ready")), younger(found(3, "True", "Ready")), []string{"SubnetOverlap", "Ready"},
+		},
+		"from then on": {
+			aNetwork("older", grown(into), found(3, "False", "SubnetOverlap")), younger(found(3, "True", "Ready")), []string{"SubnetOverlap", "Ready"},
+		},
+		"the younger one changes something else": {
+			aNetwork("older", grown(into), found(3, "False", "SubnetOverlap")), younger(found(2, "True", "Ready")), []string{"SubnetOverlap", "Ready"},
+		},
+		"no node backs the younger one for a while": {
+			aNetwork("older", grown(into), found(3, "False", "SubnetOverlap")), younger(found(3, "False", "NoNode")), []string{"SubnetOverlap", "Ready"},
+		},
+		"the younger one is being deleted and its pods still live": {
+			aNetwork("older", grown(into), found(3, "False", "SubnetOverlap")), younger(deleting), []string{"SubnetOverlap", "Terminating"},
+		},
+		"the younger one came later": {
+			aNetwork("older", grown(into), found(3, "True", "Ready")), younger(), []string{"Ready", "SubnetOverlap"},
+		},
+		"neither was looked at yet": {
+			aNetwork("older", grown(into)), younger(), []string{"Ready", "SubnetOverlap"},
+		},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			both := []v1alpha1.Network{tt.older, tt.younger}
+			var got []string
+			for _, network := range both {
+				status := Evaluate(facts(network, func(f *Facts) { f.Siblings = both }))
+				got = append(got, meta.FindStatusCondition(status.Conditions, v1alpha1.ConditionReady).Reason)
+			}
+			if diff := cmp.Diff(tt.want, got); diff != "" {
+				t.Errorf("reasons (-want +got):\n%s", diff)
 			}
 		})
 	}

@@ -9,6 +9,7 @@ package netcontroller_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -125,7 +126,7 @@ func start(t *testing.T, binary string, config *rest.Config) *program {
 
 // fetch reads one page of the program's own server.
 func fetch(address, path string) (string, error) {
-	response, err := http.Get("http://" + address + path) //nolint:noctx // bounded by the caller's patience
+	response, err := http.Get("http://" + address + path)
 	if err != nil {
 		return "", err
 	}
@@ -177,7 +178,7 @@ func install(t *testing.T, c client.Client) {
 	decoder := utilyaml.NewYAMLOrJSONDecoder(file, 4096)
 	for {
 		object := &unstructured.Unstructured{}
-		if err := decoder.Decode(object); err == io.EOF {
+		if err := decoder.Decode(object); errors.Is(err, io.EOF) {
 			return
 		} else if err != nil {
 			t.Fatalf("reading %s: %v", rolesFile, err)

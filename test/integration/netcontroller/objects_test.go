@@ -6,6 +6,7 @@ package netcontroller_test
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -19,7 +20,6 @@ import (
 
 	"github.com/netplane/netplane/api/addressing"
 	"github.com/netplane/netplane/api/v1alpha1"
-	"net/netip"
 )
 
 // addPhysical makes a PhysicalNetwork.
