@@ -201,7 +201,7 @@ func (a *agent) run(ctx context.Context) error {
 		run  func(context.Context) error
 	}{
 		{"inventory", a.inventory.Run}, {"report", a.reporter.Run}, {"garbage", a.collector.Start},
-		{"attach", a.server.Run}, {"install", a.install},
+		{"attach", a.server.Run}, {"install", a.install}, {"ready", a.markReady},
 	} {
 		group.Go(func() error {
 			if err := part.run(klog.NewContext(ctx, logger.WithName(part.name))); err != nil {
@@ -258,8 +258,18 @@ func (a *agent) install(ctx context.Context) error {
 		}
 		time.Sleep(socketPoll)
 	}
-	a.serving.Store(true)
 	return a.installer.Run(ctx)
+}
+
+// markReady ends the start: from here on the node takes pods with networks.
+func (a *agent) markReady(ctx context.Context) error {
+	select {
+	case <-a.installer.Installed():
+		a.serving.Store(true)
+		klog.FromContext(ctx).Info("Serving")
+	case <-ctx.Done():
+	}
+	return nil
 }
 
 func (a *agent) dial(ctx context.Context) error {

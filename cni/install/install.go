@@ -34,6 +34,8 @@ const (
 	settle = 200 * time.Millisecond
 	// lookEvery finds what no event told of, and tries again what failed.
 	lookEvery = 10 * time.Second
+	// lookUnwatched takes its place where events cannot be had.
+	lookUnwatched = 2 * time.Second
 )
 
 // Installer keeps binary and configuration in place.
@@ -64,13 +66,16 @@ func (i *Installer) Run(ctx context.Context) error {
 	if err := i.installBinary(); err != nil {
 		return err
 	}
-	watcher, err := fsnotify.NewWatcher()
-	if err != nil {
-		return fmt.Errorf("watching CNI configurations: %w", err)
-	}
-	defer func() { _ = watcher.Close() }()
-	if err := watcher.Add(i.config.ConfDir); err != nil {
-		return fmt.Errorf("watching %s: %w", i.config.ConfDir, err)
+	// Without events the timer must do. Nodes run out of inotify instances
+	// (fs.inotify.max_user_instances is 128 for all of root's programs), and
+	// that must not take the agent down.
+	every, events, failures := lookEvery, (<-chan fsnotify.Event)(nil), (<-chan error)(nil)
+	if watcher, err := watch(i.config.ConfDir); err != nil {
+		logger.Info("Looking at CNI configurations by the clock", "every", lookUnwatched, "err", err)
+		every = lookUnwatched
+	} else {
+		defer func() { _ = watcher.Close() }()
+		events, failures = watcher.Events, watcher.Errors
 	}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -79,16 +84,16 @@ func (i *Installer) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case _, ok := <-watcher.Events:
+		case _, ok := <-events:
 			if !ok {
 				return errors.New("watching CNI configurations: the watch ended")
 			}
 			timer.Reset(settle)
-		case err := <-watcher.Errors:
+		case err := <-failures:
 			logger.Info("Lost events of CNI configurations; looking again", "err", err)
 			timer.Reset(settle)
 		case <-timer.C:
-			timer.Reset(lookEvery)
+			timer.Reset(every)
 			if err := i.Sync(ctx); err != nil {
 				if err.Error() != last {
 					logger.Error(err, "Left the CNI configuration as it is")
@@ -99,6 +104,17 @@ func (i *Installer) Run(ctx context.Context) error {
 			last = ""
 		}
 	}
+}
+
+func watch(dir string) (*fsnotify.Watcher, error) {
+	watcher, err := fsnotify.NewWatcher()
+	if err != nil {
+		return nil, fmt.Errorf("watching CNI configurations: %w", err)
+	}
+	if err := watcher.Add(dir); err != nil {
+		return nil, errors.Join(fmt.Errorf("watching %s: %w", dir, err), watcher.Close())
+	}
+	return watcher, nil
 }
 
 // Sync makes binary and configuration right once.
