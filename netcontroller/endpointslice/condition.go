@@ -19,8 +19,11 @@ import (
 	"github.com/netplane/netplane/api/v1alpha1"
 )
 
-// maxMessage bounds a condition's message; the API refuses 32768 characters.
-const maxMessage = 4096
+// Limits of texts, in bytes. The API's own are 32768 and 1024 (KEP-383).
+const (
+	maxMessage = 4096 // of a condition
+	maxNote    = 900  // of an event, less what we write around it
+)
 
 // actionPublish is the action of our events.
 const actionPublish = "PublishEndpoints"
@@ -44,16 +47,19 @@ func verdict(networks []string, problems []problem) metav1.Condition {
 	for _, p := range problems {
 		messages = append(messages, p.message)
 	}
-	message := strings.Join(messages, "; ")
-	if len(message) > maxMessage {
-		message = strings.ToValidUTF8(message[:maxMessage], "") + "..."
-	}
 	return metav1.Condition{
 		Type:    v1alpha1.ConditionEndpointsByNetwork,
 		Status:  metav1.ConditionFalse,
 		Reason:  problems[0].reason,
-		Message: message,
+		Message: shorten(strings.Join(messages, "; "), maxMessage),
 	}
+}
+
+func shorten(text string, limit int) string {
+	if len(text) <= limit {
+		return text
+	}
+	return strings.ToValidUTF8(text[:limit], "") + "..."
 }
 
 // report writes the condition where it differs, and tells each problem by an
@@ -75,11 +81,20 @@ func (r *reconciler) report(ctx context.Context, svc *corev1.Service, networks [
 		return err
 	}
 	if before == nil || before.Reason != next.Reason || before.Message != next.Message {
-		for _, p := range problems {
-			r.events.Eventf(svc, nil, corev1.EventTypeWarning, p.reason, actionPublish, "%s", p.message)
-		}
+		r.warn(svc, problems)
 	}
 	return nil
+}
+
+// warn makes one event per reason; see tell.
+func (r *reconciler) warn(svc *corev1.Service, problems []problem) {
+	byReason := map[string][]string{}
+	for _, p := range problems {
+		byReason[p.reason] = append(byReason[p.reason], p.message)
+	}
+	for reason, messages := range byReason {
+		r.events.Eventf(svc, nil, corev1.EventTypeWarning, reason, actionPublish, "%s", shorten(strings.Join(messages, "; "), maxNote))
+	}
 }
 
 // clearCondition takes our condition away from a Service that is not ours any more.

@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -266,9 +268,9 @@ func (r *reconciler) write(ctx context.Context, groups []group, existing []*disc
 	return errors.Join(errs...)
 }
 
-func (r *reconciler) removeSlices(ctx context.Context, slices []*discoveryv1.EndpointSlice) error {
+func (r *reconciler) removeSlices(ctx context.Context, all []*discoveryv1.EndpointSlice) error {
 	var errs []error
-	for _, slice := range slices {
+	for _, slice := range all {
 		err := r.client.Delete(ctx, slice, client.Preconditions{UID: &slice.UID})
 		if client.IgnoreNotFound(err) != nil {
 			errs = append(errs, fmt.Errorf("removing slice %s: %w", client.ObjectKeyFromObject(slice), err))
@@ -291,12 +293,21 @@ func (r *reconciler) forget(ctx context.Context, svc client.ObjectKey, existing 
 	return nil
 }
 
-// tell makes events of addresses that stay withheld.
+// tell makes events of addresses that stay withheld: one per pod, because the
+// events API counts another with the same reason as a repetition of the first.
 func (r *reconciler) tell(svc *corev1.Service, all []withheld) (again time.Duration) {
 	now, again := r.doubts.update(client.ObjectKeyFromObject(svc), all)
-	for _, w := range now {
-		r.events.Eventf(w.pod, svc, corev1.EventTypeWarning, v1alpha1.EventAddressWithheld, actionPublish,
-			"address %s on network %s is not published in Service %s: %s", w.addr, w.network, svc.Name, w.why)
+	for len(now) > 0 {
+		pod := now[0].pod
+		var whats []string
+		now = slices.DeleteFunc(now, func(w withheld) bool {
+			if w.pod.UID == pod.UID {
+				whats = append(whats, fmt.Sprintf("address %s on network %s: %s", w.addr, w.network, w.why))
+			}
+			return w.pod.UID == pod.UID
+		})
+		r.events.Eventf(pod, svc, corev1.EventTypeWarning, v1alpha1.EventAddressWithheld, actionPublish,
+			"not published in Service %s: %s", svc.Name, shorten(strings.Join(whats, "; "), maxNote))
 	}
 	return again
 }
