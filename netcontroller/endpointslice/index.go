@@ -115,7 +115,7 @@ func (l nodeLister) List(selector labels.Selector) ([]*corev1.Node, error) {
 func (l nodeLister) Get(name string) (*corev1.Node, error) {
 	var node corev1.Node
 	err := l.reader.Get(context.Background(), client.ObjectKey{Name: name}, &node, uncopied())
-	return &node, err //nolint:wrapcheck // see above
+	return &node, err
 }
 
 // uncopied reads the cache's own object; the caller must not change it.

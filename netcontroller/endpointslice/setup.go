@@ -19,7 +19,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/endpointslice"
@@ -27,8 +26,6 @@ import (
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
-	"sigs.k8s.io/controller-runtime/pkg/cache"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 
@@ -86,17 +83,10 @@ func (o *Options) complete() {
 // +kubebuilder:rbac:groups=netplane.io,resources=networks;nodenetworks;ipblocks,verbs=get;list;watch
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 
-// CacheByObject is what the manager's cache needs to be told on account of this
-// controller: of the cluster's EndpointSlices it reads its own only.
-func CacheByObject() map[client.Object]cache.ByObject {
-	ours := labels.SelectorFromSet(labels.Set{discoveryv1.LabelManagedBy: v1alpha1.EndpointSliceManagedBy})
-	return map[client.Object]cache.ByObject{&discoveryv1.EndpointSlice{}: {Label: ours}}
-}
-
 // Setup adds the controller to the manager. The manager's cache must hold
-// Services, Pods, Nodes, Networks, NodeNetworks, IPBlocks and our
-// EndpointSlices (see CacheByObject) of all namespaces; pods with their
-// annotations, labels, ports and status.
+// Services, Pods, Nodes, Networks, NodeNetworks, IPBlocks and the
+// EndpointSlices labelled managed-by netplane.io, of all namespaces; pods with
+// their annotations, labels, node, host name, ports and status.
 func Setup(mgr ctrl.Manager, opts Options) error {
 	opts.complete()
 	if err := addIndexes(context.Background(), mgr.GetFieldIndexer()); err != nil {

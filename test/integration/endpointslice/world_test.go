@@ -4,8 +4,12 @@
 package endpointslice_test
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -15,7 +19,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/yaml"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
@@ -56,6 +63,7 @@ func newWorld(t *testing.T) *world {
 	if w.Client, err = client.New(w.config, client.Options{Scheme: w.scheme}); err != nil {
 		t.Fatal(err)
 	}
+	w.grantRights(t)
 	w.node(t, "worker", "phy-net0", "phy-net1")
 	w.node(t, "worker2", "phy-net0", "phy-net1")
 	w.create(t, w.network("management", "phy-net0", "10.10.0.0/16", "fd00:10:10::/64"))
@@ -67,15 +75,44 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
+// grantRights installs the rights of the shipped manifests, which the
+// controller then runs with: what they lack fails the tests.
+func (w *world) grantRights(t *testing.T) {
+	t.Helper()
+	w.create(t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: v1alpha1.SystemNamespace}})
+	text, err := os.ReadFile("../../../manifests/base/controller/rbac.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	decoder := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(text), 4096)
+	for {
+		var object unstructured.Unstructured
+		err := decoder.Decode(&object)
+		if errors.Is(err, io.EOF) {
+			return
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.create(t, &object)
+	}
+}
+
 // run starts the controller; stop ends it and waits.
 func (w *world) run(t *testing.T) (stop func()) {
 	t.Helper()
 	ctrl.SetLogger(klog.Background())
-	mgr, err := ctrl.NewManager(w.config, ctrl.Options{
+	restricted := rest.CopyConfig(w.config)
+	restricted.Impersonate.UserName = "system:serviceaccount:netplane-system:netplane-controller"
+	ours := labels.SelectorFromSet(labels.Set{discoveryv1.LabelManagedBy: v1alpha1.EndpointSliceManagedBy})
+	mgr, err := ctrl.NewManager(restricted, ctrl.Options{
 		Scheme:  w.scheme,
 		Logger:  klog.Background(),
 		Metrics: metricsserver.Options{BindAddress: "0"},
-		Cache:   cache.Options{ByObject: endpointslice.CacheByObject(), DefaultTransform: cache.TransformStripManagedFields()},
+		Cache: cache.Options{
+			ByObject:         map[client.Object]cache.ByObject{&discoveryv1.EndpointSlice{}: {Label: ours}},
+			DefaultTransform: cache.TransformStripManagedFields(),
+		},
 		// Tests run one manager after the other in one process.
 		Controller: config.Controller{SkipNameValidation: ptr.To(true)},
 	})
