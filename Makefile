@@ -11,6 +11,7 @@ CLUSTER ?= netplane
 TESTFLAGS ?=
 
 GIT_VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+# Without -trimpath the packages of Kubernetes come from the same build cache as the node's own binaries.
 # kube-scheduler refuses to parse an empty or foreign version, so it gets the Kubernetes release that it is built from.
 KUBE_VERSION := $(shell go list -m -f '{{.Version}}' k8s.io/kubernetes 2>/dev/null)
 LDFLAGS := -s -w \
@@ -41,10 +42,10 @@ engine-down: ## Stop the container engine, if make demo or make test started it
 
 .PHONY: build
 build: ## Build the four binaries into bin/
-	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/netplane-scheduler ./scheduler
-	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/netplane-controller ./netcontroller
-	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/netplane-agent ./cni/agent
-	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/netplane ./cni/plugin
+	CGO_ENABLED=0 go build -ldflags '$(LDFLAGS)' -o bin/netplane-scheduler ./scheduler
+	CGO_ENABLED=0 go build -ldflags '$(LDFLAGS)' -o bin/netplane-controller ./netcontroller
+	CGO_ENABLED=0 go build -ldflags '$(LDFLAGS)' -o bin/netplane-agent ./cni/agent
+	CGO_ENABLED=0 go build -ldflags '-s -w' -o bin/netplane ./cni/plugin
 
 .PHONY: images
 images: build ## Build the container images with the local engine
