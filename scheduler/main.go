@@ -8,6 +8,7 @@ package main
 import (
 	"os"
 
+	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/component-base/cli"
 	_ "k8s.io/component-base/metrics/prometheus/clientgo" // client and queue metrics
 	_ "k8s.io/component-base/metrics/prometheus/version"  // kubernetes_build_info
@@ -15,4 +16,8 @@ import (
 	"github.com/netplane/netplane/scheduler/app"
 )
 
-func main() { os.Exit(cli.Run(app.NewCommand())) }
+func main() {
+	cmd := app.NewCommand()
+	cmd.SetContext(genericapiserver.SetupSignalContext())
+	os.Exit(cli.Run(cmd))
+}

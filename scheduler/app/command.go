@@ -8,7 +8,6 @@ import (
 	"fmt"
 
 	"github.com/spf13/cobra"
-	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/client-go/tools/cache"
 	cliflag "k8s.io/component-base/cli/flag"
 	"k8s.io/component-base/cli/globalflag"
@@ -25,7 +24,8 @@ import (
 // name is the program's, and what its informers are called in metrics.
 const name = "netplane-scheduler"
 
-// NewCommand returns the command netplane-scheduler, with kube-scheduler's flags.
+// NewCommand returns the command netplane-scheduler, with kube-scheduler's
+// flags. It schedules until the command's context ends.
 func NewCommand() *cobra.Command {
 	opts := options.NewOptions()
 	cmd := &cobra.Command{
@@ -47,7 +47,7 @@ NetworkFit.`,
 				return fmt.Errorf("setting up logging: %w", err)
 			}
 			cliflag.PrintFlags(cmd.Flags())
-			return run(genericapiserver.SetupSignalContext(), opts)
+			return run(cmd.Context(), opts)
 		},
 	}
 	sections := opts.Flags

@@ -30,13 +30,15 @@ const (
 func awaitResources(ctx context.Context, config *rest.Config, resources []schema.GroupVersionResource) error {
 	config = rest.CopyConfig(config)
 	config.Timeout = preflightTimeout
+	config.QPS = -1 // a request that waits for its turn until the end would hide what the ones before were told
 	client, err := discovery.NewDiscoveryClientForConfig(config)
 	if err != nil {
 		return fmt.Errorf("making a discovery client: %w", err)
 	}
 	var missing []string
 	var failure error
-	err = wait.PollUntilContextTimeout(ctx, preflightPeriod, preflightTimeout, true, func(ctx context.Context) (bool, error) {
+	err = wait.PollUntilContextTimeout(ctx, preflightPeriod, preflightTimeout, true, func(context.Context) (bool, error) {
+		// Not with the poll's own context: its end is no answer.
 		missing, failure = missingResources(ctx, client, resources)
 		return failure == nil && len(missing) == 0, nil
 	})
