@@ -199,15 +199,13 @@ func wired(t *testing.T, names ...string) []*space {
 		node.up(t, "eth1")
 		out = append(out, node)
 	}
-	waitCarrier(t, out)
-	return out
-}
-
-func waitCarrier(t *testing.T, nodes []*space) {
-	t.Helper()
-	for _, node := range nodes {
-		eventually(t, "the NIC has a carrier", func() bool { return node.link(t, "eth1").Attrs().OperState == netlink.OperUp })
+	// A port drops frames until the kernel's linkwatch has made it forward.
+	for i, name := range names {
+		eventually(t, "the NIC and its port are up", func() bool {
+			return out[i].link(t, "eth1").Attrs().OperState == netlink.OperUp && fabric.link(t, "port-"+name).Attrs().OperState == netlink.OperUp
+		})
 	}
+	return out
 }
 
 func eventually(t *testing.T, what string, holds func() bool) {

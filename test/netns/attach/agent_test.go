@@ -1,0 +1,207 @@
+// Copyright The netplane Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package attach
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/netplane/netplane/api/addressing"
+	"github.com/netplane/netplane/api/podnetworks"
+	"github.com/netplane/netplane/api/v1alpha1"
+	"github.com/netplane/netplane/cni/attach"
+	"github.com/netplane/netplane/cni/ipam"
+	"github.com/netplane/netplane/cni/link"
+	"github.com/netplane/netplane/cni/wire"
+)
+
+// agent is a node's agent without an API server: real links, real addresses.
+type agent struct {
+	node  *space
+	state string
+	links *link.Links
+	ipam  *ipam.Manager
+	// stop ends the server and waits for it.
+	stop func()
+
+	networks map[string]*v1alpha1.Network
+	bridged  bool
+	services []netip.Prefix
+	podNotes map[string]map[string]string
+
+	mu       sync.Mutex
+	reported map[string][]podnetworks.Attachment
+}
+
+func (a *agent) Get(name string) (*v1alpha1.Network, bool) { n, ok := a.networks[name]; return n, ok }
+
+func (a *agent) Labels(string) (map[string]string, bool) { return nil, true }
+
+func (a *agent) Annotations(_, name string) (map[string]string, bool) {
+	notes, ok := a.podNotes[name]
+	return notes, ok
+}
+
+func (a *agent) Parents(string) []string { return []string{"eth1"} }
+
+func (a *agent) Refusal(string) (reason, message string, refused bool) { return "", "", false }
+
+func (a *agent) BridgeMode(string) bool { return a.bridged }
+
+func (a *agent) Attached(_ types.NamespacedName, _ types.UID, sandboxID string, attachments []podnetworks.Attachment) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.reported[sandboxID] = attachments
+}
+
+func (a *agent) Detached(_ types.UID, sandboxID string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.reported, sandboxID)
+}
+
+func (a *agent) report(sandboxID string) []podnetworks.Attachment {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Clone(a.reported[sandboxID])
+}
+
+func network(name, plugin string, change func(*v1alpha1.NetworkSpec)) *v1alpha1.Network {
+	n := &v1alpha1.Network{
+		ObjectMeta: metav1.ObjectMeta{Name: name, UID: types.UID(name), Generation: 1},
+		Spec:       v1alpha1.NetworkSpec{PhysicalNet: "phy-net0", Plugin: plugin, Subnet: "10.10.0.0/16", Subnet6: "fd00:10:10::/64"},
+		Status: v1alpha1.NetworkStatus{Conditions: []metav1.Condition{{
+			Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonReady, ObservedGeneration: 1,
+		}}},
+	}
+	if change != nil {
+		change(&n.Spec)
+	}
+	return n
+}
+
+// newAgent makes an agent with one block of each Network; start serves.
+func newAgent(t *testing.T, node *space, networks ...*v1alpha1.Network) *agent {
+	t.Helper()
+	// A unix socket's path has at most 107 bytes, which t.TempDir may exceed.
+	state, err := os.MkdirTemp("", "np")
+	must(t, err)
+	t.Cleanup(func() { _ = os.RemoveAll(state) })
+	a := &agent{
+		node: node, state: state, links: openLinks(t, node), networks: map[string]*v1alpha1.Network{},
+		services: prefixes("10.96.0.0/16 fd00:10:96::/112"), podNotes: map[string]map[string]string{},
+		reported: map[string][]podnetworks.Attachment{}, stop: func() {},
+	}
+	a.ipam = ipam.New(ipam.Config{JournalPath: filepath.Join(state, "addresses.journal"), Wait: 50 * time.Millisecond})
+	must(t, a.ipam.Replay(func(ipam.Lease) bool { return true }))
+	t.Cleanup(func() { _ = a.ipam.Close() })
+	for i, n := range networks {
+		a.networks[n.Name] = n
+		a.bridged = a.bridged || n.Spec.Plugin == v1alpha1.PluginBridge
+		plan, err := addressing.NewPlan(n.Name, &n.Spec)
+		must(t, err)
+		var blocks []ipam.Block
+		base := plan.Subnets()[0].Addr().As4()
+		base[2] = byte(i + 1)
+		blocks = append(blocks, ipam.Block{Prefix: netip.PrefixFrom(netip.AddrFrom4(base), 26), UID: "b"})
+		a.ipam.SetBlocks(n.Name, n.UID, plan, blocks)
+	}
+	t.Cleanup(func() { a.stop() })
+	return a
+}
+
+func (a *agent) socket() string { return attach.Config{StateDir: a.state}.Socket() }
+
+// start makes a new server, as an agent that starts does.
+func (a *agent) start(t *testing.T) {
+	t.Helper()
+	server, err := attach.NewServer(attach.Config{StateDir: a.state}, attach.Deps{
+		Networks: a, Namespaces: a, Pods: a, Addresses: a.ipam, PodLinks: a.links, HostLinks: a.links, Reporter: a,
+		Topology:     func() attach.Topology { return a },
+		ServiceCIDRs: func() []netip.Prefix { return a.services },
+	})
+	must(t, err)
+	must(t, server.ReplaySpool(t.Context()))
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- server.Run(ctx) }()
+	a.stop = func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		a.stop = func() {}
+	}
+	eventually(t, "the socket is served", func() bool {
+		client, err := wire.Dial(t.Context(), a.socket())
+		if err == nil {
+			_ = client.Close()
+		}
+		return err == nil
+	})
+}
+
+func sandboxOf(id string, pod *space) wire.Sandbox {
+	return wire.Sandbox{ContainerID: id, NetNS: pod.path, PodNamespace: "default", PodName: "pod-" + id, PodUID: "uid-" + id}
+}
+
+// add runs both rounds of an ADD.
+func (a *agent) add(t *testing.T, sandbox wire.Sandbox, networks string) error {
+	t.Helper()
+	client, err := wire.Dial(t.Context(), a.socket())
+	must(t, err)
+	defer func() { _ = client.Close() }()
+	if _, err := client.Call(t.Context(), wire.Request{Op: wire.OpPrepare, Sandbox: sandbox, Networks: networks}); err != nil {
+		return fmt.Errorf("prepare: %w", err)
+	}
+	_, err = client.Call(t.Context(), wire.Request{Op: wire.OpCommit, Sandbox: sandbox})
+	return err
+}
+
+func (a *agent) call(t *testing.T, request wire.Request) error {
+	t.Helper()
+	client, err := wire.Dial(t.Context(), a.socket())
+	must(t, err)
+	defer func() { _ = client.Close() }()
+	_, err = client.Call(t.Context(), request)
+	return err
+}
+
+func (a *agent) del(t *testing.T, sandbox wire.Sandbox) error {
+	t.Helper()
+	return a.call(t, wire.Request{Op: wire.OpDel, Sandbox: sandbox})
+}
+
+// nothingLeft compares the node with what it had before its pods.
+func (a *agent) nothingLeft(t *testing.T, links ...string) {
+	t.Helper()
+	if leases := a.ipam.Leases(); len(leases) > 0 {
+		t.Errorf("addresses left: %v", leases)
+	}
+	if got := a.node.links(t); !slices.Equal(got, links) {
+		t.Errorf("links left: %v, want %v", got, links)
+	}
+	for _, family := range []int{2, 10} {
+		if routes := a.node.routes(t, family); len(routes) > 0 {
+			t.Errorf("routes left: %v", routes)
+		}
+	}
+	records, _, err := attach.Sandboxes(attach.Config{StateDir: a.state}.Sandboxes()).Load()
+	if err != nil || len(records) > 0 {
+		t.Errorf("records left: %v, %v", records, err)
+	}
+	if rules := nftRules(t, a.node); rules != 0 {
+		t.Errorf("%d masquerade rules left", rules)
+	}
+}
