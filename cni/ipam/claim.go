@@ -46,7 +46,6 @@ const (
 	hintExhausted = "every block of the network's subnets is claimed by a node: add addresses with spec.additionalSubnets, or wait for pods to end"
 	hintGone      = "the Network does not exist, or is being deleted"
 	hintNotReady  = "the Network is not Ready: see its conditions"
-	hintTight     = "the Network is Tight: blocks are claimed by the scheduler only"
 	hintNotBacked = "no NIC of this node that is up backs the network's physical network, or the node refuses the network: see the node's NodeNetwork"
 )
 

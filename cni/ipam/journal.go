@@ -109,6 +109,10 @@ func (j *journal) garbage(live int) bool { return j.frees > max(compactAfter, li
 // rewrite replaces the file by one that holds only these leases, by rename: a
 // reader finds the old file or the new one. After an error the old one stands.
 func (j *journal) rewrite(leases []Lease) (err error) {
+	if len(leases) == 0 && j.file != nil && j.file.Truncate(0) == nil {
+		j.size, j.frees, j.torn = 0, 0, false
+		return nil
+	}
 	next, err := os.OpenFile(j.path+".new", os.O_CREATE|os.O_TRUNC|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return fmt.Errorf("compacting the journal: %w", err)

@@ -144,6 +144,8 @@ func (v *view) orphan(block *v1alpha1.IPBlock) bool {
 }
 
 // hindrance is why the node may not claim blocks of the Network, or empty.
+// Tight is none: until the scheduler claims blocks on demand, the last blocks
+// would serve nobody.
 func (v *view) hindrance() string {
 	switch {
 	case v.ending():
@@ -152,8 +154,6 @@ func (v *view) hindrance() string {
 		return hintNotReady
 	case !v.mapped || !v.up:
 		return hintNotBacked
-	case v.tight():
-		return hintTight
 	}
 	return ""
 }

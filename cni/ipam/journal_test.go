@@ -1,0 +1,250 @@
+// Copyright The netplane Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package ipam
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// consistent fails the test if a journal gives an address, or an interface, twice.
+func consistent(t *testing.T, state *replayed) {
+	t.Helper()
+	if len(state.byOwner) != len(state.byAddr) {
+		t.Fatalf("%d interfaces have %d addresses", len(state.byOwner), len(state.byAddr))
+	}
+	for key, lease := range state.byOwner {
+		if lease.key() != key || state.byAddr[lease.addr()] != key {
+			t.Fatalf("lease %+v is not where its keys say", lease)
+		}
+		if err := lease.valid(); err != nil {
+			t.Fatalf("lease %+v: %v", lease, err)
+		}
+	}
+}
+
+// randomJournal returns the lines of a journal and the leases after each.
+func randomJournal(t *testing.T, random *rand.Rand) (lines [][]byte, states [][]Lease) {
+	t.Helper()
+	f := newFixture(t)
+	f.hold("data", dataUID, "10.20.0.8/29", "10.20.0.16/29")
+	f.hold("management", managementUID, "10.10.0.8/29")
+	size := 0
+	for range 40 {
+		pod := fmt.Sprint("p", random.IntN(8))
+		if random.IntN(3) == 0 {
+			f.mustRelease("sandbox-" + pod)
+		} else {
+			asks := []Ask{ask(pod, "data", "net1"), ask(pod, "management", "net2")}
+			_, _ = f.reserve(asks[:1+random.IntN(2)]...)
+		}
+		data, err := os.ReadFile(f.path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(data) <= size { // nothing to do, or compacted because it was empty
+			if len(data) < size {
+				lines, states, size = nil, nil, 0
+			}
+			continue
+		}
+		lines = append(lines, data[size:])
+		states = append(states, f.Leases())
+		size = len(data)
+	}
+	return lines, states
+}
+
+func TestAnyPrefixOfAJournalReplaysToWhatItsWholeLinesSay(t *testing.T) {
+	for seed := range uint64(3) {
+		lines, states := randomJournal(t, rand.New(rand.NewPCG(seed, 1)))
+		var whole []byte
+		var want []Lease
+		for i, line := range lines {
+			for cut := 0; cut < len(line); cut += max(1, min(cut, len(line)-cut-1, 60)) {
+				state := readRecords(append(bytes.Clone(whole), line[:cut]...))
+				consistent(t, state)
+				expectEqual(t, fmt.Sprintf("seed %d, line %d cut at %d", seed, i, cut), want, state.leases())
+				expectEqual(t, "damaged lines", 0, state.damaged)
+				if t.Failed() {
+					t.FailNow()
+				}
+			}
+			whole, want = append(whole, line...), states[i]
+		}
+	}
+}
+
+func TestADamagedLineCostsOnlyItself(t *testing.T) {
+	f := newFixture(t)
+	f.hold("data", dataUID, "10.20.0.8/29")
+	for _, pod := range []string{"a", "b", "c"} {
+		f.mustReserve(ask(pod, "data"))
+	}
+	data, err := os.ReadFile(f.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	spoilt := bytes.Replace(data, []byte(`"b"`), []byte(`"x"`), 1)
+	state := readRecords(spoilt)
+	expectEqual(t, "addresses", []string{"10.20.0.9", "10.20.0.11"}, addresses(state.leases()))
+	expectEqual(t, "damaged lines", 1, state.damaged)
+	if err := os.WriteFile(f.path, spoilt, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f.crash(func(Lease) bool { return true })
+	f.crash(func(Lease) bool { return true })
+	expectEqual(t, "addresses after two starts", []string{"10.20.0.9", "10.20.0.11"}, addresses(f.Leases()))
+}
+
+func FuzzReadRecords(f *testing.F) {
+	lease := Lease{Owner: ask("a", "data").Owner, Network: "data"}
+	line, err := encode(record{Op: opLease, Leases: []Lease{lease}})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(line)
+	f.Add([]byte("00000000 {}\n"))
+	f.Add([]byte("\n\nxyz\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		state := readRecords(data)
+		consistent(t, state)
+		var again []byte
+		for _, lease := range state.leases() {
+			line, err := encode(record{Op: opLease, Leases: []Lease{lease}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			again = append(again, line...)
+		}
+		expectEqual(t, "after rewriting", state.leases(), readRecords(again).leases())
+	})
+}
+
+// FuzzApply lets the fuzzer choose the operations: the checksums keep
+// FuzzReadRecords from getting far.
+func FuzzApply(f *testing.F) {
+	f.Add([]byte{0, 1, 2, 128, 1, 2, 0, 3, 2})
+	f.Fuzz(func(t *testing.T, ops []byte) {
+		var data []byte
+		for ; len(ops) >= 3; ops = ops[3:] {
+			lease := Lease{Owner: ask(fmt.Sprint("p", ops[1]%4), "data").Owner, Network: "data"}
+			if err := lease.Address.UnmarshalText(fmt.Appendf(nil, "10.20.0.%d", 8+ops[2]%8)); err != nil {
+				t.Fatal(err)
+			}
+			lease.Block, _ = lease.Address.Prefix(29)
+			op := opLease
+			if ops[0] >= 128 {
+				op = opFree
+			}
+			line, err := encode(record{Op: op, Leases: []Lease{lease}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			data = append(data, line...)
+		}
+		state := readRecords(data)
+		consistent(t, state)
+		if state.damaged != 0 {
+			t.Fatalf("%d lines were unreadable", state.damaged)
+		}
+	})
+}
+
+func TestAFailedWriteChangesNothing(t *testing.T) {
+	f := newFixture(t)
+	f.hold("data", dataUID, "10.20.0.8/29")
+	f.mustReserve(ask("a", "data"))
+	good := f.journal.file
+	readOnly, err := os.Open(f.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer readOnly.Close()
+	f.journal.file = readOnly
+	_, err = f.reserve(ask("b", "data"))
+	if err == nil || !strings.HasPrefix(err.Error(), `reserving an address of network "data": writing the journal: `) {
+		t.Errorf("Reserve: %v", err)
+	}
+	err = f.Release(t.Context(), "sandbox-a")
+	if err == nil || !strings.HasPrefix(err.Error(), "releasing the addresses of container sandbox-a: writing the journal: ") {
+		t.Errorf("Release: %v", err)
+	}
+	f.journal.file = good
+	expectEqual(t, "leases", []string{"10.20.0.9"}, addresses(f.Leases()))
+	expectEqual(t, "next address", []string{"10.20.0.10"}, f.mustReserve(ask("b", "data")))
+	f.crash(func(Lease) bool { return true })
+	expectEqual(t, "leases after a start", []string{"10.20.0.9", "10.20.0.10"}, addresses(f.Leases()))
+}
+
+func TestATornLineDoesNotSpoilTheNext(t *testing.T) {
+	f := newFixture(t)
+	f.hold("data", dataUID, "10.20.0.8/29")
+	f.mustReserve(ask("a", "data"))
+	if _, err := f.journal.file.WriteString("0badc0de {\"op\":"); err != nil {
+		t.Fatal(err)
+	}
+	f.journal.torn = true // as after a write that failed half way and could not be cut off
+	f.mustReserve(ask("b", "data"))
+	f.crash(func(Lease) bool { return true })
+	expectEqual(t, "leases", []string{"10.20.0.9", "10.20.0.10"}, addresses(f.Leases()))
+}
+
+func TestTheJournalStaysShort(t *testing.T) {
+	f := newFixture(t)
+	f.hold("data", dataUID, "10.20.0.8/29")
+	f.mustReserve(ask("stays", "data"))
+	longest := 0
+	for i := range 500 {
+		pod := fmt.Sprint("p", i)
+		f.mustReserve(ask(pod, "data"))
+		f.mustRelease("sandbox-" + pod)
+		longest = max(longest, lineCount(t, f.path))
+	}
+	if longest > 2*compactAfter+4 {
+		t.Errorf("the journal had %d lines for 1 lease", longest)
+	}
+	f.tidy()
+	expectEqual(t, "lines after tidying", 1, lineCount(t, f.path))
+	f.mustRelease("sandbox-stays")
+	expectEqual(t, "lines after the last release", 0, lineCount(t, f.path))
+	files, err := filepath.Glob(filepath.Join(filepath.Dir(f.path), "*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	expectEqual(t, "files", []string{f.path, f.path + ".lock"}, files)
+}
+
+func TestACompactionThatFailsLosesNothing(t *testing.T) {
+	f := newFixture(t)
+	f.hold("data", dataUID, "10.20.0.8/29")
+	f.mustReserve(ask("a", "data"))
+	f.mustReserve(ask("b", "data"))
+	if err := os.Mkdir(f.path+".new", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	f.mustRelease("sandbox-a")
+	f.tidy()
+	f.mustReserve(ask("c", "data"))
+	if err := os.Remove(f.path + ".new"); err != nil {
+		t.Fatal(err)
+	}
+	want := f.Leases()
+	f.crash(func(Lease) bool { return true })
+	expectEqual(t, "leases", want, f.Leases())
+}
+
+func lineCount(t *testing.T, path string) int {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return bytes.Count(data, []byte{'\n'})
+}
