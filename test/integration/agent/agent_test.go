@@ -65,7 +65,7 @@ type nothingHeld struct{}
 
 func (nothingHeld) Held() []v1alpha1.HeldAddresses { return nil }
 
-func nic(name string, up bool) link.Device {
+func device(name string, up bool) link.Device {
 	return link.Device{Name: name, Index: 7, Kind: link.KindVeth, MTU: 1500, Up: up, Ethernet: true, MAC: []byte{2, 0, 0, 0, 0, 7}}
 }
 
@@ -75,7 +75,7 @@ func newClient(t *testing.T) client.Client {
 	if err := errors.Join(corev1.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
 		t.Fatal(err)
 	}
-	c, err := client.New(apiserver.Start(t), client.Options{Scheme: scheme})
+	c, err := client.New(apiserver.Start(t, apiserver.WithAPIServerFlag("advertise-address", advertised)), client.Options{Scheme: scheme})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,7 +108,7 @@ func testNodeNetwork(t *testing.T, c client.Client) {
 	if err := os.WriteFile(file, []byte("provider: [{alias: phy-net0, ref_nic: eth1}]"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	links := &kernel{changes: make(chan struct{}, 16), devices: []link.Device{nic("eth1", true)}}
+	links := &kernel{changes: make(chan struct{}, 16), devices: []link.Device{device("eth1", true)}}
 	inv, err := inventory.New(inventory.Config{NodeName: name, MapFile: file},
 		inventory.Deps{Links: links, Held: nothingHeld{}, Client: c, Clock: clock.RealClock{}})
 	if err != nil {
@@ -151,14 +151,14 @@ func testNodeNetwork(t *testing.T, c client.Client) {
 
 	// The controller's condition stands beside the agent's and stays through its writes.
 	applyAgentReady(t, c, name)
-	links.set(nic("eth1", false))
+	links.set(device("eth1", false))
 	awaitStatus("NIC down", []v1alpha1.NodePhysicalNetwork{{Name: "phy-net0", Interfaces: []string{"eth1"}, Reason: v1alpha1.ReasonInterfaceDown}})
 	links.set()
 	awaitStatus("NIC removed", []v1alpha1.NodePhysicalNetwork{{Name: "phy-net0", Interfaces: []string{"eth1"}, Reason: v1alpha1.ReasonInterfaceNotFound}})
 	if nics := shown().Status.Interfaces; len(nics) != 0 {
 		t.Errorf("interfaces %v, want none", nics)
 	}
-	links.set(nic("eth1", true), nic("eth2", true))
+	links.set(device("eth1", true), device("eth2", true))
 	awaitStatus("NIC added", backed)
 	for _, condition := range []string{v1alpha1.ConditionAgentReady, v1alpha1.ConditionInventoryReady} {
 		if !apimeta.IsStatusConditionTrue(shown().Status.Conditions, condition) {
