@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	toolscache "k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -108,7 +109,7 @@ func (a *agent) makeParts(opts *options) (err error) {
 	a.held = held{manager: a.addresses, pods: newLivingPods(func() { a.inventory.NotifyHeld() })}
 	a.inventory, err = inventory.New(
 		inventory.Config{NodeName: opts.nodeName, MapFile: opts.mapFile},
-		inventory.Deps{Links: a.devices, Held: a.held, Client: a.mgr.GetClient(), Clock: clock.RealClock{}})
+		inventory.Deps{Links: a.devices, Bridges: a.links, Held: a.held, Client: a.mgr.GetClient(), Clock: clock.RealClock{}})
 	if err != nil {
 		return fmt.Errorf("making the inventory: %w", err)
 	}
@@ -217,7 +218,8 @@ func (a *agent) run(ctx context.Context) error {
 // cache that the parts read without a context of their own is filled.
 func (a *agent) follow(ctx context.Context) error {
 	caches := a.mgr.GetCache()
-	if err := a.held.pods.follow(ctx, caches); err != nil {
+	synced, err := a.held.pods.follow(ctx, caches)
+	if err != nil {
 		return err
 	}
 	for _, f := range []struct {
@@ -236,7 +238,7 @@ func (a *agent) follow(ctx context.Context) error {
 			return err
 		}
 	}
-	if !caches.WaitForCacheSync(ctx) {
+	if !caches.WaitForCacheSync(ctx) || !toolscache.WaitForCacheSync(ctx.Done(), synced) {
 		return fmt.Errorf("filling the caches: %w", ctx.Err())
 	}
 	return nil

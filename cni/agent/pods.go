@@ -26,13 +26,14 @@ func newLivingPods(changed func()) *livingPods {
 	return &livingPods{alive: map[types.UID]struct{}{}, changed: changed}
 }
 
-// follow learns from the cache of this node's pods.
-func (l *livingPods) follow(ctx context.Context, caches cache.Cache) error {
+// follow learns from the cache of this node's pods; synced says that it has
+// heard of all that were there.
+func (l *livingPods) follow(ctx context.Context, caches cache.Cache) (synced toolscache.InformerSynced, err error) {
 	informer, err := caches.GetInformer(ctx, &corev1.Pod{}, cache.BlockUntilSynced(false))
 	if err != nil {
-		return fmt.Errorf("watching pods: %w", err)
+		return nil, fmt.Errorf("watching pods: %w", err)
 	}
-	_, err = informer.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
+	registration, err := informer.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
 		AddFunc:    func(obj any) { l.set(obj, true) },
 		UpdateFunc: func(_, obj any) { l.set(obj, true) },
 		DeleteFunc: func(obj any) {
@@ -43,9 +44,9 @@ func (l *livingPods) follow(ctx context.Context, caches cache.Cache) error {
 		},
 	})
 	if err != nil {
-		return fmt.Errorf("watching pods: %w", err)
+		return nil, fmt.Errorf("watching pods: %w", err)
 	}
-	return nil
+	return registration.HasSynced, nil
 }
 
 func (l *livingPods) set(obj any, exists bool) {

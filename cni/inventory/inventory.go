@@ -49,6 +49,11 @@ type HeldSource interface {
 	Held() []v1alpha1.HeldAddresses
 }
 
+// Bridges puts a NIC back into the bridge that netplane made of it.
+type Bridges interface {
+	EnsureBridge(ctx context.Context, nic string) (string, error)
+}
+
 // Config is what the inventory is told.
 type Config struct {
 	// NodeName is the Node's, and the NodeNetwork's.
@@ -60,7 +65,10 @@ type Config struct {
 // Deps are what the inventory works with.
 type Deps struct {
 	Links Links
-	Held  HeldSource
+	// Bridges may be nil: then a NIC that was pulled out and has come back
+	// waits for the next pod.
+	Bridges Bridges
+	Held    HeldSource
 	// Client reads Node, NodeNetwork, PhysicalNetworks and Networks (from
 	// caches) and writes the NodeNetwork.
 	Client client.Client
@@ -242,7 +250,25 @@ func (i *Inventory) refresh(ctx context.Context) error {
 	next := Resolve(&in)
 	i.logChange(ctx, next)
 	i.current.Store(next)
+	i.mend(ctx, next)
 	return nil
+}
+
+// mend puts NICs that have come back into their bridges: pods are still there
+// and have been cut off since.
+func (i *Inventory) mend(ctx context.Context, s *Snapshot) {
+	if i.deps.Bridges == nil {
+		return
+	}
+	logger := klog.FromContext(ctx)
+	for _, nic := range s.lost {
+		bridge, err := i.deps.Bridges.EnsureBridge(ctx, nic)
+		if err != nil {
+			logger.Error(err, "A NIC has come back, but not into its bridge: the pods there stay cut off", "nic", nic)
+			continue
+		}
+		logger.Info("A NIC has come back; put it into its bridge", "nic", nic, "bridge", bridge)
+	}
 }
 
 // readMap returns the map in force. A file with an error never unmaps a NIC

@@ -401,6 +401,42 @@ func TestRunFollowsLinksAndMapFile(t *testing.T) {
 	}
 }
 
+// fakeBridges remembers for which NICs it was called.
+type fakeBridges struct {
+	nics []string
+	err  error
+}
+
+func (f *fakeBridges) EnsureBridge(_ context.Context, nic string) (string, error) {
+	f.nics = append(f.nics, nic)
+	return link.BridgeName(nic), f.err
+}
+
+func TestANICThatHasComeBackIsPutIntoItsBridge(t *testing.T) {
+	b := newBench(t)
+	bridges := &fakeBridges{err: errors.New("device or resource busy")}
+	b.deps.Bridges = bridges
+	b.write(t, goodMap)
+	for _, step := range []struct {
+		devices []string
+		want    []string
+	}{
+		{[]string{"eth1 veth up", "np-eth1 bridge up"}, []string{"eth1"}},
+		{[]string{"eth1 veth up", "np-eth1 bridge up"}, []string{"eth1", "eth1"}},
+		{[]string{"eth1 veth up master=np-eth1:bridge", "np-eth1 bridge up"}, []string{"eth1", "eth1"}},
+		{[]string{"np-eth1 bridge up"}, []string{"eth1", "eth1"}},
+		{[]string{"eth2 veth up", "np-eth2 bridge up"}, []string{"eth1", "eth1"}},
+	} {
+		b.links.set(devices(t, step.devices...))
+		if err := b.refresh(b.ctx); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(step.want, bridges.nics); diff != "" {
+			t.Errorf("%v: NICs put into bridges (-want +got):\n%s", step.devices, diff)
+		}
+	}
+}
+
 func TestNewSaysWhatIsMissing(t *testing.T) {
 	_, err := New(Config{}, Deps{})
 	want := "the node's name is missing\nthe map file's path is missing\nlinks, held, client and clock are all needed"

@@ -17,6 +17,9 @@ import (
 type nicUse struct {
 	device *link.Device
 	bridge bool
+	// lost: netplane made a bridge of the NIC, but the NIC is no port of it: it
+	// was pulled out and has come back.
+	lost bool
 	// keeper, in macvlan mode, is what keeps the NIC from being bridged: the
 	// oldest Network, the host's use of it or a macvlan of the host.
 	keeper refusal
@@ -36,8 +39,12 @@ func resolveModes(s *Snapshot, in *Input, devices map[string]*link.Device) {
 		for _, nic := range nics {
 			uses[nic] = useOf(devices[nic], physical, networks, in.Devices)
 			s.bridged[nic] = uses[nic].bridge
+			if uses[nic].lost {
+				s.lost = append(s.lost, nic)
+			}
 		}
 	}
+	slices.Sort(s.lost)
 	for i := range networks {
 		n := &networks[i]
 		if !builtIn(n) || len(s.parents[n.Spec.PhysicalNet]) == 0 {
@@ -63,6 +70,11 @@ func useOf(d *link.Device, physical string, networks []v1alpha1.Network, all []l
 		return use
 	}
 	if use.keeper = hostUse(d, all); use.keeper.reason != "" {
+		return use
+	}
+	ours := link.BridgeName(d.Name)
+	if slices.ContainsFunc(all, func(b link.Device) bool { return b.Name == ours && b.Kind == link.KindBridge }) {
+		use.bridge, use.lost = true, true
 		return use
 	}
 	for i := range networks {

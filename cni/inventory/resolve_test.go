@@ -111,6 +111,9 @@ func (s *Snapshot) text() string {
 			}
 		}
 	}
+	for _, nic := range s.lost {
+		fmt.Fprintf(&out, "lost %s\n", nic)
+	}
 	for _, r := range s.Refused() {
 		fmt.Fprintf(&out, "refused %s %s: %s\n", r.Network, r.Reason, r.Message)
 	}
@@ -198,8 +201,8 @@ func TestResolveMapping(t *testing.T) {
 		},
 		"by permanent MAC address, not that of a bridge on top": {
 			noFile: true, physical: []v1alpha1.PhysicalNetwork{physical(0, "phy-net0", v1alpha1.NodeInterface{Interface: v1alpha1.InterfaceSelector{MACAddress: "0A:00:00:00:00:0b"}})},
-			devices: []string{"eth1 device up perm=0a:00:00:00:00:0b", "np-eth1 bridge up perm=0a:00:00:00:00:0b", "br0 bridge up perm=0a:00:00:00:00:0b"},
-			want:    lines("nic eth1 Up", "physical phy-net0 [eth1] ready=true InterfaceUp parents=[eth1]"),
+			devices: []string{"eth1 device up perm=0a:00:00:00:00:0b master=np-eth1:bridge", "np-eth1 bridge up perm=0a:00:00:00:00:0b", "br0 bridge up perm=0a:00:00:00:00:0b"},
+			want:    lines("nic eth1 Up", "physical phy-net0 [eth1] ready=true InterfaceUp parents=[eth1]", "bridge eth1"),
 		},
 		"by PCI address": {
 			noFile: true, physical: []v1alpha1.PhysicalNetwork{physical(0, "phy-net0", v1alpha1.NodeInterface{Interface: v1alpha1.InterfaceSelector{PCIAddress: "0000:3b:00.1"}})},
@@ -293,6 +296,14 @@ func TestResolveModesAndRefusals(t *testing.T) {
 			networks: []string{"data bridge p"}, devices: []string{"eth1 device up", "nps0123456789ab macvlan up parent=eth1"},
 			want: lines("bridge eth1"),
 		},
+		"a NIC that has come back belongs into the bridge that was made of it": {
+			networks: []string{"management macvlan p", "data bridge p"}, devices: []string{"eth1 device up", "np-eth1 bridge up"},
+			want: lines("bridge eth1", "lost eth1"),
+		},
+		"a NIC that has come back with a host address does not": {
+			networks: []string{"data bridge p"}, devices: []string{"eth1 device up addr=192.0.2.7/24", "np-eth1 bridge up"},
+			want: lines("refused data HostInterface: NIC eth1 carries the host's address 192.0.2.7/24, which would be lost in a bridge: use plugin macvlan, or a NIC without addresses"),
+		},
 		"MTU above the NIC's": {
 			networks: []string{"jumbo macvlan p 9000", "fits macvlan p 1500"}, devices: []string{"eth1 device up"},
 			want: lines("refused jumbo MTUExceedsInterface: spec.mtu 9000 is larger than the 1500 of NIC eth1: lower it, or raise the NIC's"),
@@ -324,7 +335,7 @@ func TestResolveModesAndRefusals(t *testing.T) {
 			got := Resolve(&in).text()
 			var kept []string
 			for line := range strings.Lines(got) {
-				if strings.HasPrefix(line, "bridge ") || strings.HasPrefix(line, "refused ") {
+				if strings.HasPrefix(line, "bridge ") || strings.HasPrefix(line, "lost ") || strings.HasPrefix(line, "refused ") {
 					kept = append(kept, strings.TrimSuffix(line, "\n"))
 				}
 			}

@@ -19,6 +19,7 @@ type Snapshot struct {
 	parents          map[string][]string
 	bridged          map[string]bool
 	refused          map[string]v1alpha1.RefusedNetwork
+	lost             []string
 	warnings         []string
 }
 
