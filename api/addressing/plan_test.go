@@ -220,6 +220,21 @@ func TestMACsOfANetworksSubnetsDiffer(t *testing.T) {
 	}
 }
 
+func TestNodesBeginApart(t *testing.T) {
+	p := mustPlan(t, v1alpha1.NetworkSpec{Subnet: "10.10.0.0/16"})
+	first := map[netip.Prefix]bool{}
+	for node := range 100 {
+		for block := range p.Candidates(fmt.Sprintf("worker%d", node)) {
+			first[block] = true
+			break
+		}
+	}
+	// 100 random picks of 1024 give about 95 different ones.
+	if len(first) < 80 {
+		t.Errorf("100 nodes begin at %d blocks only", len(first))
+	}
+}
+
 func TestOverlapsLooksAtEverySubnet(t *testing.T) {
 	base := v1alpha1.NetworkSpec{Subnet: "10.10.0.0/16", Subnet6: "fd00:10::/64", AdditionalSubnets: []v1alpha1.CIDR{"10.12.0.0/16"}}
 	tests := map[string]struct {
