@@ -146,7 +146,7 @@ func (c *Claimer) Reconcile(ctx context.Context, req reconcile.Request) (reconci
 	select {
 	case <-c.manager.Ready():
 	case <-ctx.Done():
-		return reconcile.Result{}, nil
+		return reconcile.Result{RequeueAfter: time.Second}, nil
 	}
 	st := c.claimsOf(req.Name)
 	v, err := c.look(ctx, req.Name, st)

@@ -16,6 +16,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -50,7 +51,8 @@ type Manager struct {
 	clock  clock.WithTicker
 	logger klog.Logger
 
-	ready chan struct{} // closed by Replay
+	ready   chan struct{} // closed by Replay
+	garbage atomic.Int64  // leases that the Collector ended
 
 	mu       sync.Mutex
 	journal  *journal
@@ -164,7 +166,7 @@ func (m *Manager) Reserve(ctx context.Context, asks []Ask) ([]Lease, error) {
 		select {
 		case <-arrived:
 		case <-ctx.Done():
-			if context.Cause(ctx) != errWaited {
+			if !errors.Is(context.Cause(ctx), errWaited) {
 				return nil, fmt.Errorf("waiting for an address of network %q: %w", lack[0], ctx.Err())
 			}
 			return nil, m.explain(lack[0])

@@ -28,15 +28,14 @@ type Metrics struct {
 	claims   *prometheus.CounterVec
 	latency  prometheus.Histogram
 	released prometheus.Counter
-	garbage  prometheus.Counter
 }
 
 // NewMetrics registers the metrics of a node's address management. It fails
 // when reg has metrics of these names already.
 func NewMetrics(reg prometheus.Registerer, manager *Manager) (*Metrics, error) {
 	m := newMetrics()
-	err := errors.Join(reg.Register(m.claims), reg.Register(m.latency), reg.Register(m.released), reg.Register(m.garbage),
-		reg.Register(addressCollector{manager, addressesDesc()}))
+	err := errors.Join(reg.Register(m.claims), reg.Register(m.latency), reg.Register(m.released),
+		reg.Register(addressCollector{manager, addressesDesc()}), reg.Register(garbageCounter(manager)))
 	if err != nil {
 		return nil, fmt.Errorf("registering the metrics of address management: %w", err)
 	}
@@ -58,11 +57,15 @@ func newMetrics() *Metrics {
 			Name: "netplane_ipam_blocks_released_total",
 			Help: "IPBlocks that this node has let go.",
 		}),
-		garbage: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "netplane_ipam_garbage_total",
-			Help: "Addresses freed because their network namespace was gone.",
-		}),
 	}
+}
+
+// garbageCounter counts what the Collector freed.
+func garbageCounter(manager *Manager) prometheus.Collector {
+	return prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "netplane_ipam_garbage_total",
+		Help: "Addresses freed because their network namespace was gone.",
+	}, func() float64 { return float64(manager.garbage.Load()) })
 }
 
 func (m *Metrics) claim(network string, result claimResult) {
