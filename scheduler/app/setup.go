@@ -15,7 +15,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 
 	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 	"k8s.io/client-go/tools/events"
@@ -78,8 +77,15 @@ func checkProfiles(profiles []config.KubeSchedulerProfile) error {
 
 // newScheduler also returns the profiles with all defaults filled in.
 func newScheduler(ctx context.Context, cc *appconfig.CompletedConfig) (*scheduler.Scheduler, []config.KubeSchedulerProfile, error) {
+	if err := awaitResources(ctx, cc.KubeConfig, networkfit.RequiredResources()); err != nil {
+		return nil, nil, err
+	}
+	sources, err := networkfit.NewSources(cc.DynInformerFactory, cc.InformerFactory.Core().V1().Pods().Informer())
+	if err != nil {
+		return nil, nil, err
+	}
 	registry := runtime.Registry{}
-	if err := registry.Register(networkfit.Name, networkfit.Factory(sources(ctx, cc))); err != nil {
+	if err := registry.Register(networkfit.Name, networkfit.Factory(sources)); err != nil {
 		return nil, nil, fmt.Errorf("registering NetworkFit: %w", err)
 	}
 	recorders := func(name string) events.EventRecorderLogger { return cc.EventBroadcaster.NewRecorder(name) }
@@ -101,14 +107,4 @@ func newScheduler(ctx context.Context, cc *appconfig.CompletedConfig) (*schedule
 		return nil, nil, fmt.Errorf("making the scheduler: %w", err)
 	}
 	return sched, profiles, nil
-}
-
-// sources makes what all profiles' plugins read, when the first one asks.
-func sources(ctx context.Context, cc *appconfig.CompletedConfig) func() (*networkfit.Sources, error) {
-	return sync.OnceValues(func() (*networkfit.Sources, error) {
-		if err := awaitResources(ctx, cc.KubeConfig, networkfit.RequiredResources()); err != nil {
-			return nil, err
-		}
-		return networkfit.NewSources(cc.DynInformerFactory, cc.InformerFactory.Core().V1().Pods().Informer())
-	})
 }

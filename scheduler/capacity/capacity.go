@@ -49,11 +49,11 @@ type Supply struct {
 	Addresses int
 }
 
-// AddBlock counts a block if it serves: it belongs to the Network with this
-// UID (and not to an older one of the same name), it is one of the plan's, and
-// it is not being released.
-func (s *Supply) AddBlock(plan *addressing.Plan, network types.UID, block *v1alpha1.IPBlock) {
-	if block.Spec.NetworkUID != network || block.DeletionTimestamp != nil {
+// AddBlock counts a block if it serves: it belongs to the Network and the Node
+// with these UIDs (and not to older ones of the same names), it is one of the
+// plan's, and it is not being released.
+func (s *Supply) AddBlock(plan *addressing.Plan, network, node types.UID, block *v1alpha1.IPBlock) {
+	if block.Spec.NetworkUID != network || block.Spec.NodeUID != node || block.DeletionTimestamp != nil {
 		return
 	}
 	cidr, err := netip.ParsePrefix(string(block.Spec.CIDR))

@@ -35,39 +35,42 @@ func TestSupplyCountsBlocksThatServe(t *testing.T) {
 	}{
 		"nothing held": {},
 		"a whole block less the node's own address": {
-			blocks: []v1alpha1.IPBlockSpec{{NetworkUID: "u", CIDR: "10.20.0.32/29"}},
+			blocks: []v1alpha1.IPBlockSpec{{NetworkUID: "u", NodeUID: "n", CIDR: "10.20.0.32/29"}},
 			want:   Supply{Blocks: 1, Addresses: 7},
 		},
 		"network address and gateway are not for pods": {
-			blocks: []v1alpha1.IPBlockSpec{{NetworkUID: "u", CIDR: "10.20.0.0/29"}},
+			blocks: []v1alpha1.IPBlockSpec{{NetworkUID: "u", NodeUID: "n", CIDR: "10.20.0.0/29"}},
 			want:   Supply{Blocks: 1, Addresses: 5},
 		},
 		"excluded addresses are not for pods": {
-			blocks: []v1alpha1.IPBlockSpec{{NetworkUID: "u", CIDR: "10.20.0.16/29"}},
+			blocks: []v1alpha1.IPBlockSpec{{NetworkUID: "u", NodeUID: "n", CIDR: "10.20.0.16/29"}},
 			want:   Supply{Blocks: 1, Addresses: 4},
 		},
 		"blocks add up": {
-			blocks: []v1alpha1.IPBlockSpec{{NetworkUID: "u", CIDR: "10.20.0.32/29"}, {NetworkUID: "u", CIDR: "10.20.0.16/29"}},
+			blocks: []v1alpha1.IPBlockSpec{{NetworkUID: "u", NodeUID: "n", CIDR: "10.20.0.32/29"}, {NetworkUID: "u", NodeUID: "n", CIDR: "10.20.0.16/29"}},
 			want:   Supply{Blocks: 2, Addresses: 11},
 		},
 		"a block of an older Network of that name does not serve": {
-			blocks: []v1alpha1.IPBlockSpec{{NetworkUID: "older", CIDR: "10.20.0.32/29"}},
+			blocks: []v1alpha1.IPBlockSpec{{NetworkUID: "older", NodeUID: "n", CIDR: "10.20.0.32/29"}},
+		},
+		"a block of an older Node of that name does not serve": {
+			blocks: []v1alpha1.IPBlockSpec{{NetworkUID: "u", NodeUID: "older", CIDR: "10.20.0.32/29"}},
 		},
 		"a block that is being released does not serve": {
-			blocks: []v1alpha1.IPBlockSpec{{NetworkUID: "u", CIDR: "10.20.0.32/29"}},
+			blocks: []v1alpha1.IPBlockSpec{{NetworkUID: "u", NodeUID: "n", CIDR: "10.20.0.32/29"}},
 			delete: true,
 		},
 		"a block outside the subnet does not serve": {
-			blocks: []v1alpha1.IPBlockSpec{{NetworkUID: "u", CIDR: "10.21.0.32/29"}},
+			blocks: []v1alpha1.IPBlockSpec{{NetworkUID: "u", NodeUID: "n", CIDR: "10.21.0.32/29"}},
 		},
 		"a block of another size does not serve": {
-			blocks: []v1alpha1.IPBlockSpec{{NetworkUID: "u", CIDR: "10.20.0.32/28"}},
+			blocks: []v1alpha1.IPBlockSpec{{NetworkUID: "u", NodeUID: "n", CIDR: "10.20.0.32/28"}},
 		},
 		"a block in the static range does not serve": {
-			blocks: []v1alpha1.IPBlockSpec{{NetworkUID: "u", CIDR: "10.20.0.248/29"}},
+			blocks: []v1alpha1.IPBlockSpec{{NetworkUID: "u", NodeUID: "n", CIDR: "10.20.0.248/29"}},
 		},
 		"a malformed block does not serve": {
-			blocks: []v1alpha1.IPBlockSpec{{NetworkUID: "u", CIDR: "10.20.0.32"}},
+			blocks: []v1alpha1.IPBlockSpec{{NetworkUID: "u", NodeUID: "n", CIDR: "10.20.0.32"}},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -77,7 +80,7 @@ func TestSupplyCountsBlocksThatServe(t *testing.T) {
 				if test.delete {
 					block.DeletionTimestamp = &released
 				}
-				got.AddBlock(plan(t), "u", block)
+				got.AddBlock(plan(t), "u", "n", block)
 			}
 			if diff := cmp.Diff(test.want, got); diff != "" {
 				t.Errorf("supply (-want +got):\n%s", diff)

@@ -17,8 +17,8 @@ import (
 // Unschedulable: for the rest it would be no use to preempt anyone.
 func (pl *NetworkFit) Filter(_ context.Context, state fwk.CycleState, pod *v1.Pod, info fwk.NodeInfo) *fwk.Status {
 	found := readWants(state)
-	name := info.Node().Name
-	offer, ok := lookup[*node](pl.sources.nodes, name)
+	host := info.Node()
+	offer, ok := lookup[*node](pl.sources.nodes, host.Name)
 	if !ok {
 		return fwk.NewStatus(fwk.UnschedulableAndUnresolvable, reasonNoAgent)
 	}
@@ -31,7 +31,7 @@ func (pl *NetworkFit) Filter(_ context.Context, state fwk.CycleState, pod *v1.Po
 	var full *want
 	for i := range found {
 		w := &found[i]
-		switch pl.fit(w, load, pod, name) {
+		switch pl.fit(w, load, pod, host) {
 		case capacity.NoBlock:
 			return fwk.NewStatus(fwk.UnschedulableAndUnresolvable, w.reasons.noBlock)
 		case capacity.TooFew:
@@ -47,9 +47,9 @@ func (pl *NetworkFit) Filter(_ context.Context, state fwk.CycleState, pod *v1.Po
 }
 
 // fit tells whether the node has the addresses that one network needs.
-func (pl *NetworkFit) fit(w *want, load capacity.Load, pod *v1.Pod, nodeName string) capacity.Fit {
+func (pl *NetworkFit) fit(w *want, load capacity.Load, pod *v1.Pod, host *v1.Node) capacity.Fit {
 	if w.plan == nil {
 		return capacity.Fits
 	}
-	return pl.sources.supply(nodeName, w.network).Fit(usedBy(load, pod, nodeName, w.Name, w.demand), w.demand)
+	return pl.sources.supply(host, w.network).Fit(usedBy(load, pod, host.Name, w.Name, w.demand), w.demand)
 }

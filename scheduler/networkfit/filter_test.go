@@ -6,6 +6,7 @@ package networkfit
 import (
 	"fmt"
 	"math/rand/v2"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -208,6 +209,35 @@ func TestRememberedLoadIsTheCountedLoad(t *testing.T) {
 			t.Fatalf("step %d: load (-counted +remembered):\n%s", step, diff)
 		}
 	}
+}
+
+// The framework filters nodes in parallel and simulates preemption on copies
+// of the same node at the same time.
+func TestFilterSeesTheNodeInfoThatItIsGiven(t *testing.T) {
+	pl := newPlugin(t, makeNetwork("data"), makeNode("n", up("data")), makeBlock("data", "n", 0))
+	state, pod := newCycleState(), makePod("p", "data")
+	if _, status := pl.PreFilter(t.Context(), state, pod, nil); !status.IsSuccess() {
+		t.Fatal(status)
+	}
+	var group sync.WaitGroup
+	for worker := range 8 {
+		there := worker
+		group.Go(func() {
+			info := newNodeInfo("n", pods(there, "data")...)
+			info.generation = int64(there)
+			want := success()
+			if there >= 7 {
+				want = unschedulable(`node(s) had no free address in network "data"`)
+			}
+			for range 500 {
+				if got := answerOf(pl.Filter(t.Context(), state, pod, info)); got != want {
+					t.Errorf("with %d pods on the node: %v, want %v", there, got, want)
+					return
+				}
+			}
+		})
+	}
+	group.Wait()
 }
 
 func BenchmarkFilter(b *testing.B) {

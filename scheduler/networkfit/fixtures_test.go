@@ -124,7 +124,7 @@ func makeBlock(network, node string, index int) *v1alpha1.IPBlock {
 	cidr := fmt.Sprintf("10.0.1.%d/29", 8*index)
 	return &v1alpha1.IPBlock{
 		ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("%s.10.0.1.%d-29", network, 8*index), UID: types.UID(fmt.Sprintf("uid-%s-%s-%d", network, node, index))},
-		Spec:       v1alpha1.IPBlockSpec{Network: network, NetworkUID: types.UID("uid-" + network), CIDR: v1alpha1.CIDR(cidr), NodeName: node},
+		Spec:       v1alpha1.IPBlockSpec{Network: network, NetworkUID: types.UID("uid-" + network), CIDR: v1alpha1.CIDR(cidr), NodeName: node, NodeUID: types.UID("uid-" + node)},
 	}
 }
 
@@ -178,7 +178,9 @@ func newNodeInfo(name string, pods ...*v1.Pod) *nodeInfo {
 	return &nodeInfo{name: name, pods: pods, generation: 1}
 }
 
-func (n *nodeInfo) Node() *v1.Node       { return &v1.Node{ObjectMeta: metav1.ObjectMeta{Name: n.name}} }
+func (n *nodeInfo) Node() *v1.Node {
+	return &v1.Node{ObjectMeta: metav1.ObjectMeta{Name: n.name, UID: types.UID("uid-" + n.name)}}
+}
 func (n *nodeInfo) GetGeneration() int64 { return n.generation }
 
 func (n *nodeInfo) GetPods() []fwk.PodInfo {

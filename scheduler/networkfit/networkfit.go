@@ -52,14 +52,9 @@ func New(raw runtime.Object, sources *Sources) (*NetworkFit, error) {
 }
 
 // Factory is New in the form in which kube-scheduler registers plugins.
-// sources is called when a profile enables the plugin, and not before.
-func Factory(sources func() (*Sources, error)) func(context.Context, runtime.Object, fwk.Handle) (fwk.Plugin, error) {
+func Factory(sources *Sources) func(context.Context, runtime.Object, fwk.Handle) (fwk.Plugin, error) {
 	return func(_ context.Context, raw runtime.Object, _ fwk.Handle) (fwk.Plugin, error) {
-		shared, err := sources()
-		if err != nil {
-			return nil, err
-		}
-		return New(raw, shared)
+		return New(raw, sources)
 	}
 }
 

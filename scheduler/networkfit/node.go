@@ -56,15 +56,15 @@ func (n *node) load(info fwk.NodeInfo, sources *Sources) capacity.Load {
 }
 
 // supply is what the node holds of a network.
-func (s *Sources) supply(nodeName string, net *network) capacity.Supply {
+func (s *Sources) supply(node *v1.Node, net *network) capacity.Supply {
 	var supply capacity.Supply
-	blocks, err := s.blocks.ByIndex(indexBlocksByNode, nodeName)
+	blocks, err := s.blocks.ByIndex(indexBlocksByNode, node.Name)
 	if err != nil {
 		return supply // the index exists since NewSources
 	}
 	for _, obj := range blocks {
 		if block, ok := obj.(*v1alpha1.IPBlock); ok {
-			supply.AddBlock(net.plan, net.UID, block)
+			supply.AddBlock(net.plan, net.UID, node.UID, block)
 		}
 	}
 	return supply

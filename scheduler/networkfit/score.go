@@ -24,8 +24,8 @@ func (pl *NetworkFit) PreScore(_ context.Context, state fwk.CycleState, _ *v1.Po
 // networks, with the pod placed. It depends on this node alone, which is what
 // lets pods with one signature share their scores (see SignPod).
 func (pl *NetworkFit) Score(_ context.Context, state fwk.CycleState, pod *v1.Pod, info fwk.NodeInfo) (int64, *fwk.Status) {
-	name := info.Node().Name
-	offer, ok := lookup[*node](pl.sources.nodes, name)
+	host := info.Node()
+	offer, ok := lookup[*node](pl.sources.nodes, host.Name)
 	if !ok {
 		return fwk.MinScore, nil // gone since Filter; binding will show
 	}
@@ -35,8 +35,8 @@ func (pl *NetworkFit) Score(_ context.Context, state fwk.CycleState, pod *v1.Pod
 		if w.plan == nil {
 			continue
 		}
-		used := usedBy(load, pod, name, w.Name, w.demand)
-		worst = max(worst, pl.sources.supply(name, w.network).Utilisation(used, w.demand))
+		used := usedBy(load, pod, host.Name, w.Name, w.demand)
+		worst = max(worst, pl.sources.supply(host, w.network).Utilisation(used, w.demand))
 	}
 	if pl.args.ScoringStrategy == config.LeastUtilized {
 		worst = 1 - worst

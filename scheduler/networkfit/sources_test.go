@@ -41,7 +41,7 @@ func TestOneInformerServesEventsAndData(t *testing.T) {
 		if added, ok := obj.(*v1alpha1.IPBlock); !ok || added.Name != block.Name {
 			t.Errorf("the handler got a %T", obj)
 		}
-		held <- sources.supply("n", makeNetwork("data")).Addresses
+		held <- sources.supply(newNodeInfo("n").Node(), makeNetwork("data")).Addresses
 	}}); err != nil {
 		t.Fatal(err)
 	}

@@ -40,11 +40,13 @@ import (
 // manifests are what is shipped for the scheduler.
 const manifests = "../../../manifests/base/scheduler"
 
-// api is an administrator's client of the API server that all tests share,
-// and ended receives what the scheduler returns, should it return.
+// connection leads an administrator to the API server that all tests share,
+// and api is a client of it. ended receives what the scheduler returns, should
+// it return.
 var (
-	api   client.Client
-	ended = make(chan error, 1)
+	connection *rest.Config
+	api        client.Client
+	ended      = make(chan error, 1)
 )
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
@@ -59,6 +61,7 @@ func run(m *testing.M) int {
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
 	config, stop, err := apiserver.Launch()
+	connection = config
 	if errors.Is(err, apiserver.ErrNoAssets) {
 		fmt.Println("skipped:", err)
 		return 0
@@ -142,11 +145,11 @@ func writeConfig(config *rest.Config, dir string) (string, error) {
 		return "", fmt.Errorf("reading the shipped configuration: %w", err)
 	}
 	kubeconfig := filepath.Join(dir, "kubeconfig")
-	connection, ok := shipped["clientConnection"].(map[string]any)
+	clientConnection, ok := shipped["clientConnection"].(map[string]any)
 	if !ok {
 		return "", errors.New("the shipped configuration has no clientConnection")
 	}
-	connection["kubeconfig"] = kubeconfig
+	clientConnection["kubeconfig"] = kubeconfig
 	if raw, err = yaml.Marshal(shipped); err != nil {
 		return "", err
 	}

@@ -78,6 +78,35 @@ func TestWrongConfigurationEndsTheStart(t *testing.T) {
 	}
 }
 
+// A configuration that serves default-scheduler, too, takes the stock
+// scheduler's place: its profiles share one set of caches.
+func TestTwoProfilesShareTheCaches(t *testing.T) {
+	file, err := writeConfig(connection, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	both := append(raw, []byte("- schedulerName: default-scheduler\n  plugins: {multiPoint: {enabled: [{name: NetworkFit}]}}\n")...)
+	if err := os.WriteFile(file, both, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	opts := options.NewOptions()
+	opts.ConfigFile = file
+	opts.SecureServing.BindPort = 0
+	_, sched, err := app.Setup(t.Context(), opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"default-scheduler", v1alpha1.DefaultSchedulerName} {
+		if sched.Profiles[name] == nil {
+			t.Errorf("profile %s is not served", name)
+		}
+	}
+}
+
 // startMessage sets a scheduler up and returns the error that it ends with.
 // The command itself applies its logging flags, which a process may do once.
 func startMessage(t *testing.T, within time.Duration, config string) string {

@@ -120,9 +120,13 @@ func (w *world) setReady(network *v1alpha1.Network, status metav1.ConditionStatu
 // block gives the node a block of the network.
 func (w *world) block(network *v1alpha1.Network, node, cidr string) *v1alpha1.IPBlock {
 	w.t.Helper()
+	var holder v1.Node
+	if err := api.Get(w.t.Context(), key(node), &holder); err != nil {
+		w.t.Fatal(err)
+	}
 	block := &v1alpha1.IPBlock{
 		ObjectMeta: metav1.ObjectMeta{Name: addressing.BlockName(network.Name, netip.MustParsePrefix(cidr))},
-		Spec:       v1alpha1.IPBlockSpec{Network: network.Name, NetworkUID: network.UID, CIDR: v1alpha1.CIDR(cidr), NodeName: node, NodeUID: "any"},
+		Spec:       v1alpha1.IPBlockSpec{Network: network.Name, NetworkUID: network.UID, CIDR: v1alpha1.CIDR(cidr), NodeName: node, NodeUID: holder.UID},
 	}
 	w.create(block)
 	return block
