@@ -159,8 +159,13 @@ func TestDevicesListTellsKindsStatesAndUse(t *testing.T) {
 		Up, Loopback, DefaultRoute       bool
 		Addresses                        []netip.Prefix
 	}
+	devices := openDevices(t, n)
+	// The kernel tells of a lost carrier up to a second late (net/core/link_watch.c).
+	for deadline := time.Now().Add(5 * time.Second); list(t, devices)["eth2"].Up && time.Now().Before(deadline); {
+		time.Sleep(10 * time.Millisecond)
+	}
 	got := map[string]fact{}
-	for name, d := range list(t, openDevices(t, n)) {
+	for name, d := range list(t, devices) {
 		if len(d.MAC) == 0 && name != "lo" || d.MTU == 0 || d.Index == 0 {
 			t.Errorf("%s: MAC %v, MTU %d, index %d", name, d.MAC, d.MTU, d.Index)
 		}
