@@ -210,7 +210,7 @@ func TestReadinessFollowsTheSocket(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer listener.Close()
+	defer func() { _ = listener.Close() }()
 	if err := a.ready(request); err != nil {
 		t.Errorf("with a socket: %v", err)
 	}

@@ -196,7 +196,7 @@ func interfaceStatus(d *link.Device) v1alpha1.NodeInterfaceStatus {
 	out := v1alpha1.NodeInterfaceStatus{
 		Name:       d.Name,
 		MAC:        d.MAC.String(),
-		MTU:        int32(d.MTU), //nolint:gosec // the kernel's MTUs fit
+		MTU:        int32(d.MTU),
 		SpeedMbps:  d.Sysfs.SpeedMbps,
 		NUMANode:   d.Sysfs.NUMANode,
 		PCIAddress: d.Sysfs.PCIAddress,

@@ -79,7 +79,7 @@ func OpenDevices(nsPath string, sysfs Sysfs) (*Devices, error) {
 	}
 	handle, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
 	if err != nil {
-		ns.Close()
+		_ = ns.Close()
 		return nil, fmt.Errorf("opening netlink socket: %w", err)
 	}
 	return &Devices{handle: handle, ns: ns, sysfs: sysfs}, nil
@@ -88,7 +88,7 @@ func OpenDevices(nsPath string, sysfs Sysfs) (*Devices, error) {
 // Close frees the sockets; the Devices cannot be used after it.
 func (d *Devices) Close() {
 	d.handle.Close()
-	d.ns.Close()
+	_ = d.ns.Close()
 }
 
 // List returns all links by name.

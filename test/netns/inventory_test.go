@@ -74,7 +74,7 @@ func newNode(t *testing.T) *node {
 	}
 	t.Cleanup(func() {
 		handle.Close()
-		ns.Close()
+		_ = ns.Close()
 	})
 	return &node{Handle: handle, path: path}
 }

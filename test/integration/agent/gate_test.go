@@ -28,7 +28,7 @@ func newGate(t *testing.T, server string) *gate {
 	}
 	g := &gate{address: listener.Addr().String(), server: server, conns: map[net.Conn]struct{}{}}
 	t.Cleanup(func() {
-		listener.Close()
+		_ = listener.Close()
 		g.close()
 	})
 	go func() {
@@ -44,12 +44,12 @@ func newGate(t *testing.T, server string) *gate {
 }
 
 func (g *gate) pass(client net.Conn) {
-	defer client.Close()
+	defer func() { _ = client.Close() }()
 	server, err := net.Dial("tcp", g.server)
 	if err != nil {
 		return
 	}
-	defer server.Close()
+	defer func() { _ = server.Close() }()
 	if !g.enter(client, server) {
 		return
 	}
@@ -85,7 +85,7 @@ func (g *gate) close() {
 	defer g.mu.Unlock()
 	g.shut = true
 	for c := range g.conns {
-		c.Close()
+		_ = c.Close()
 	}
 }
 

@@ -180,7 +180,7 @@ func (w *world) network(name string, spec v1alpha1.NetworkSpec) {
 func (w *world) installRoles() {
 	file, err := os.Open(rolesFile)
 	w.must(err)
-	defer file.Close()
+	defer func() { _ = file.Close() }()
 	for decoder := utilyaml.NewYAMLOrJSONDecoder(file, 4096); ; {
 		object := &unstructured.Unstructured{}
 		if err := decoder.Decode(object); errors.Is(err, io.EOF) {
@@ -256,7 +256,7 @@ func freeAddress(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer listener.Close()
+	defer func() { _ = listener.Close() }()
 	return listener.Addr().String()
 }
 
@@ -265,7 +265,7 @@ func fetch(address, path string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer response.Body.Close()
+	defer func() { _ = response.Body.Close() }()
 	body, err := io.ReadAll(response.Body)
 	if err == nil && response.StatusCode != http.StatusOK {
 		err = fmt.Errorf("%s: %s", response.Status, body)
@@ -372,7 +372,7 @@ func (w *world) interfaces(s *sandbox) string {
 	w.Helper()
 	ns, err := netns.GetFromPath(s.netns)
 	w.must(err)
-	defer ns.Close()
+	defer func() { _ = ns.Close() }()
 	handle, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
 	w.must(err)
 	defer handle.Close()
