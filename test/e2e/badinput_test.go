@@ -37,25 +37,43 @@ func TestPodsThatAskForNonsense(t *testing.T) {
 	}
 }
 
-// TestNetworksThatCannotBe: the Network says why it is not Ready, and so does
-// the scheduler to a pod that asks for it.
+// TestNetworksThatCannotBe: the Network says why it cannot be used, and so
+// does the scheduler to a pod that asks for it. Whether a node can serve a
+// Network is that node's word; what is wrong for all makes it not Ready.
 func TestNetworksThatCannotBe(t *testing.T) {
 	tests := []struct {
 		name   string
 		spec   v1alpha1.NetworkSpec
+		ready  metav1.ConditionStatus
 		reason string
 		words  []string
+		pod    string
 	}{
-		{"e2e-overlap", v1alpha1.NetworkSpec{PhysicalNet: physManagement, Plugin: v1alpha1.PluginMacvlan, Subnet: "10.10.128.0/17"},
-			v1alpha1.ReasonSubnetOverlap, []string{`older Network "management"`}},
-		{"e2e-unknown", v1alpha1.NetworkSpec{PhysicalNet: "phy-net9", Plugin: v1alpha1.PluginMacvlan, Subnet: "10.40.0.0/24"},
-			v1alpha1.ReasonUnknownPhysicalNetwork, []string{`"phy-net9"`}},
-		{"e2e-mtu", v1alpha1.NetworkSpec{PhysicalNet: physManagement, Plugin: v1alpha1.PluginMacvlan, Subnet: "10.41.0.0/24", MTU: 9000},
-			v1alpha1.ReasonNoNode, []string{v1alpha1.ReasonMTUExceedsInterface, "spec.mtu 9000 is larger than the 1500 of NIC eth"}},
-		{"e2e-conflict", v1alpha1.NetworkSpec{PhysicalNet: physManagement, Plugin: v1alpha1.PluginBridge, Subnet: "10.42.0.0/24"},
-			v1alpha1.ReasonNoNode, []string{v1alpha1.ReasonPluginConflict, "older Network management with plugin macvlan"}},
-		{"e2e-plugin", v1alpha1.NetworkSpec{PhysicalNet: physManagement, Plugin: "Flannel"},
-			v1alpha1.ReasonUnsupportedPlugin, []string{`"Flannel"`}},
+		{
+			"e2e-overlap", v1alpha1.NetworkSpec{PhysicalNet: physManagement, Plugin: v1alpha1.PluginMacvlan, Subnet: "10.10.128.0/17"},
+			metav1.ConditionFalse, v1alpha1.ReasonSubnetOverlap, []string{`older Network "management"`},
+			`network "e2e-overlap" is not ready: SubnetOverlap`,
+		},
+		{
+			"e2e-unknown", v1alpha1.NetworkSpec{PhysicalNet: "phy-net9", Plugin: v1alpha1.PluginMacvlan, Subnet: "10.40.0.0/24"},
+			metav1.ConditionFalse, v1alpha1.ReasonUnknownPhysicalNetwork, []string{`"phy-net9"`},
+			`network "e2e-unknown" is not ready: UnknownPhysicalNetwork`,
+		},
+		{
+			"e2e-mtu", v1alpha1.NetworkSpec{PhysicalNet: physManagement, Plugin: v1alpha1.PluginMacvlan, Subnet: "10.41.0.0/24", MTU: 9000},
+			metav1.ConditionTrue, v1alpha1.ReasonReady, []string{v1alpha1.ReasonMTUExceedsInterface, "spec.mtu 9000 is larger than the 1500 of NIC eth"},
+			`node(s) refused network "e2e-mtu": MTUExceedsInterface`,
+		},
+		{
+			"e2e-conflict", v1alpha1.NetworkSpec{PhysicalNet: physManagement, Plugin: v1alpha1.PluginBridge, Subnet: "10.42.0.0/24"},
+			metav1.ConditionTrue, v1alpha1.ReasonReady, []string{v1alpha1.ReasonPluginConflict, "older Network management with plugin macvlan"},
+			`node(s) refused network "e2e-conflict": PluginConflict`,
+		},
+		{
+			"e2e-plugin", v1alpha1.NetworkSpec{PhysicalNet: physManagement, Plugin: "Flannel"},
+			metav1.ConditionFalse, v1alpha1.ReasonUnsupportedPlugin, []string{`"Flannel"`},
+			`network "e2e-plugin" is not ready: UnsupportedPlugin`,
+		},
 	}
 	for _, tt := range tests {
 		newNetwork(t, tt.name, tt.spec)
@@ -63,9 +81,8 @@ func TestNetworksThatCannotBe(t *testing.T) {
 	ns := namespace(t)
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			awaitNetwork(t, tt.name, metav1.ConditionFalse, tt.reason, tt.words...)
-			pod := createPod(t, newPod(ns, tt.name, tt.name))
-			awaitPending(t, pod, fmt.Sprintf("network %q is not ready: %s", tt.name, tt.reason))
+			awaitNetwork(t, tt.name, tt.ready, tt.reason, tt.words...)
+			awaitPending(t, createPod(t, newPod(ns, tt.name, tt.name)), tt.pod)
 		})
 	}
 	t.Run("refused by the node", func(t *testing.T) {

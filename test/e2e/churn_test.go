@@ -80,16 +80,7 @@ func churn(t *testing.T, disturb func(moment int)) {
 			t.Fatal(err)
 		}
 		disturb(2*round + 1)
-		eventually(t, 120*time.Second, "the pods to go", func() error {
-			var left corev1.PodList
-			if err := env.client.List(t.Context(), &left, client.InNamespace(ns)); err != nil {
-				return err
-			}
-			if len(left.Items) > 0 {
-				return fmt.Errorf("%d are there", len(left.Items))
-			}
-			return nil
-		})
+		awaitNoPods(t.Context(), t, ns)
 	}
 	for _, node := range workers() {
 		awaitAgent(t, node)

@@ -8,6 +8,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -57,6 +58,9 @@ func TestDataStaysOnItsNetwork(t *testing.T) {
 	}
 }
 
+// packetLine is one packet as tcpdump -t shows it.
+var packetLine = regexp.MustCompile(`(?m)^IP6? `)
+
 // listen hears packets on a NIC of a node in the background; the function
 // returned stops it and tells how many. Where the node has no tcpdump, the
 // test goes by the interfaces' counters alone.
@@ -68,8 +72,8 @@ func listen(t *testing.T, node, nic, filter string) func() int {
 	heard := make(chan int, 1)
 	go func() {
 		// It ends by itself: a signal to `docker exec` does not reach the node.
-		out, _ := onNode(context.WithoutCancel(t.Context()), node, "", "timeout", "6", "tcpdump", "-nn", "-l", "-i", nic, filter)
-		heard <- strings.Count(out, "\n")
+		out, _ := onNode(context.WithoutCancel(t.Context()), node, "", "timeout", "6", "tcpdump", "-nn", "-t", "-l", "-i", nic, filter)
+		heard <- len(packetLine.FindAllString(out, -1))
 	}()
 	// A late start only loses the first pings.
 	time.Sleep(time.Second)

@@ -25,7 +25,9 @@ import (
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/yaml"
 
 	"github.com/netplane/netplane/api/v1alpha1"
@@ -61,6 +63,8 @@ var env cluster
 func (c *cluster) node(suffix string) string { return c.name + "-" + suffix }
 
 func TestMain(m *testing.M) {
+	// The client wants to be told where to log; its answers say enough.
+	log.SetLogger(klog.Background())
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	err := env.connect(ctx)
 	cancel()

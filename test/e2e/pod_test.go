@@ -15,7 +15,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -64,19 +63,31 @@ func namespace(t *testing.T) string {
 		if t.Failed() {
 			dump(ctx, t, ns.Name)
 		}
+		// The namespace itself goes in its own time; the next test, and the
+		// Networks of this one, only mind the pods.
 		if err := env.client.Delete(ctx, ns); err != nil {
 			t.Errorf("removing namespace %s: %v", ns.Name, err)
-			return
 		}
-		eventually(t, 90*time.Second, "namespace "+ns.Name+" to be gone", func() error {
-			err := env.client.Get(ctx, client.ObjectKeyFromObject(ns), &corev1.Namespace{})
-			if apierrors.IsNotFound(err) {
-				return nil
-			}
-			return fmt.Errorf("it is there: %v", err)
-		})
+		if err := env.client.DeleteAllOf(ctx, &corev1.Pod{}, client.InNamespace(ns.Name)); err != nil {
+			t.Errorf("removing the pods of %s: %v", ns.Name, err)
+		}
+		awaitNoPods(ctx, t, ns.Name)
 	})
 	return ns.Name
+}
+
+func awaitNoPods(ctx context.Context, t *testing.T, ns string) {
+	t.Helper()
+	eventually(t, 120*time.Second, "the pods of "+ns+" to go", func() error {
+		var left corev1.PodList
+		if err := env.client.List(ctx, &left, client.InNamespace(ns)); err != nil {
+			return err
+		}
+		if len(left.Items) > 0 {
+			return fmt.Errorf("%d are there, such as %s on %s", len(left.Items), left.Items[0].Name, left.Items[0].Spec.NodeName)
+		}
+		return nil
+	})
 }
 
 type podOption func(*corev1.Pod)
