@@ -13,7 +13,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -371,6 +370,21 @@ func TestDefaultRouteIsWhereThePodAskedForIt(t *testing.T) {
 	}
 }
 
+func TestIPv6OnlyNetworkOnEth0(t *testing.T) {
+	w := newWorld(t)
+	w.networks["six"] = ready("six", v1alpha1.PluginMacvlan, "fd00:66::/112", "")
+	if err := w.add(t.Context(), "c1", "six@eth0"); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		" mtu 1500 fd00:66::2/112 route ::/0 via fd00:66::1\n", " address fd00:66::1/128\n", " route fd00:66::2 src fd00:66::1\n", " saddr [fd00:66::/112] masquerade\n",
+	} {
+		if text := w.links.String(); !strings.Contains(text, want) {
+			t.Errorf("lacks %q:\n%s", want, text)
+		}
+	}
+}
+
 func TestRestartKeepsWhatStandsAndUndoesTheRest(t *testing.T) {
 	w := newWorld(t)
 	for _, id := range []string{"kept", "half", "deleted"} {
@@ -461,19 +475,6 @@ func TestVanishedSandboxIsFreedWhenSeenTwice(t *testing.T) {
 	w.collectOnce(t.Context(), missing)
 	if diff := cmp.Diff([]string{"c2.json"}, w.files(t)); diff != "" || len(w.leases) != 1 {
 		t.Error(diff, w.leases)
-	}
-}
-
-func TestPodNetworksWaitsForTheCache(t *testing.T) {
-	w := newWorld(t)
-	got, err := w.podNetworks(t.Context(), &wire.Sandbox{PodName: "p"})
-	if err != nil || got != "asked by p" {
-		t.Errorf("got %q, %v", got, err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
-	defer cancel()
-	if _, err := w.podNetworks(ctx, &wire.Sandbox{PodName: "unknown"}); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("got %v", err)
 	}
 }
 

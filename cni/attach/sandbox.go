@@ -104,8 +104,12 @@ func (d Sandboxes) Load() (records []Sandbox, unreadable []error, err error) {
 			return nil, nil, fmt.Errorf("reading sandbox record: %w", err)
 		}
 		var record Sandbox
-		if err := json.Unmarshal(raw, &record); err != nil || record.ContainerID != id {
-			unreadable = append(unreadable, fmt.Errorf("reading sandbox record %s: it is none (%v)", entry.Name(), err))
+		err = json.Unmarshal(raw, &record)
+		if err == nil && record.ContainerID != id {
+			err = fmt.Errorf("it is of container %q", record.ContainerID)
+		}
+		if err != nil {
+			unreadable = append(unreadable, fmt.Errorf("reading sandbox record %s: %w", entry.Name(), err))
 			continue
 		}
 		records = append(records, record)

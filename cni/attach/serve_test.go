@@ -183,3 +183,16 @@ func TestServerRefusesWhatItDoesNotUnderstand(t *testing.T) {
 		}
 	})
 }
+
+func TestPodNetworksWaitsForTheCache(t *testing.T) {
+	w := newWorld(t)
+	got, err := w.podNetworks(t.Context(), &wire.Sandbox{PodName: "p"})
+	if err != nil || got != "asked by p" {
+		t.Errorf("got %q, %v", got, err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if _, err := w.podNetworks(ctx, &wire.Sandbox{PodName: "unknown"}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v", err)
+	}
+}

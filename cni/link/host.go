@@ -142,11 +142,11 @@ func (l *Links) ensureDevice(ctx context.Context, path Path) (netlink.Link, erro
 	} else if err != nil {
 		return nil, err
 	}
-	err = l.setSysctls(l.ns, []sysctl{
-		{"ipv4/conf/" + path.Device + "/forwarding", "1"},
-		{"ipv6/conf/" + path.Device + "/forwarding", "1"},
-	})
-	if err != nil {
+	forwarding := []sysctl{{"ipv4/conf/" + path.Device + "/forwarding", "1"}}
+	if hasIPv6(path.Addresses) {
+		forwarding = append(forwarding, sysctl{"ipv6/conf/" + path.Device + "/forwarding", "1"})
+	}
+	if err := l.setSysctls(l.ns, forwarding); err != nil {
 		klog.FromContext(ctx).Error(err, "Services may be out of reach of pods with a Network on eth0: forwarding could not be switched on", "device", path.Device)
 	}
 	return device, l.host.LinkSetUp(device)

@@ -5,6 +5,7 @@ package link
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -94,7 +95,7 @@ func openNamespace(path string) (netns.NsHandle, error) {
 		return netns.None(), ErrNamespaceGone
 	}
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err == unix.ENOENT {
+	if errors.Is(err, unix.ENOENT) {
 		return netns.None(), fmt.Errorf("%s: %w", path, ErrNamespaceGone)
 	}
 	if err != nil {
