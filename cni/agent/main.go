@@ -52,7 +52,7 @@ func run() int {
 // then: the CNI binary gets along without the agent for pods that ask for no
 // network, and says so to those that do.
 func serve(ctx context.Context, opts *options) error {
-	config, err := clientcmd.BuildConfigFromFlags("", opts.kubeconfig)
+	config, err := apiServer(opts.kubeconfig)
 	if err != nil {
 		return fmt.Errorf("reading how to reach the API server: %w", err)
 	}
@@ -71,4 +71,12 @@ func serve(ctx context.Context, opts *options) error {
 		return fmt.Errorf("running the agent: %w", err)
 	}
 	return nil
+}
+
+// apiServer reads the kubeconfig, or else what every pod is given.
+func apiServer(kubeconfig string) (*rest.Config, error) {
+	if kubeconfig == "" {
+		return rest.InClusterConfig()
+	}
+	return clientcmd.BuildConfigFromFlags("", kubeconfig)
 }

@@ -23,8 +23,8 @@ import (
 )
 
 const (
-	// publishEvery is the shortest time between two writes of the status; the
-	// first change after a pause is written at once.
+	// publishEvery is the time between two writes of the status while it keeps
+	// changing, see pace.
 	publishEvery = time.Second
 	// lookEvery is how often the held addresses and the map file are looked at.
 	lookEvery = time.Second
@@ -317,6 +317,11 @@ func (i *Inventory) logChange(ctx context.Context, next *Snapshot) {
 	for _, p := range next.physicalNetworks {
 		if old, ok := before.physical(p.Name); !ok || old.Reason != p.Reason {
 			logger.Info("Physical network", "physicalNetwork", p.Name, "interfaces", p.Interfaces, "ready", p.Ready, "reason", p.Reason)
+		}
+	}
+	for _, p := range before.PhysicalNetworks() {
+		if _, ok := next.physical(p.Name); !ok {
+			logger.Info("Physical network is not mapped any more", "physicalNetwork", p.Name, "interfaces", p.Interfaces)
 		}
 	}
 	for _, r := range next.Refused() {
