@@ -81,13 +81,14 @@ func (l *Links) enter(ctx context.Context) (func(), error) {
 	}
 }
 
-// Exists says whether a path leads to a network namespace.
+// Exists says whether a path leads to a network namespace. Where it cannot be
+// told (no file descriptors left) it does: what lives must not be freed.
 func Exists(path string) bool {
 	ns, err := openNamespace(path)
 	if err == nil {
 		_ = ns.Close()
 	}
-	return err == nil
+	return !IsGone(err)
 }
 
 func openNamespace(path string) (netns.NsHandle, error) {
@@ -102,7 +103,11 @@ func openNamespace(path string) (netns.NsHandle, error) {
 		return netns.None(), fmt.Errorf("opening %s: %w", path, err)
 	}
 	var stat unix.Statfs_t
-	if err := unix.Fstatfs(fd, &stat); err != nil || stat.Type != unix.NSFS_MAGIC {
+	if err := unix.Fstatfs(fd, &stat); err != nil {
+		_ = unix.Close(fd)
+		return netns.None(), fmt.Errorf("looking at %s: %w", path, err)
+	}
+	if stat.Type != unix.NSFS_MAGIC {
 		_ = unix.Close(fd)
 		return netns.None(), fmt.Errorf("%s is no namespace file: %w", path, ErrNamespaceGone)
 	}
