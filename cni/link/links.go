@@ -82,11 +82,16 @@ func (l *Links) enter(ctx context.Context) (func(), error) {
 }
 
 // Exists says whether a path leads to a network namespace. Where it cannot be
-// told (no file descriptors left) it does: what lives must not be freed.
+// told it does, as what lives must not be freed: no file descriptors are left,
+// or the folder is missing too, so that our view of the host lacks something.
 func Exists(path string) bool {
 	ns, err := openNamespace(path)
 	if err == nil {
 		_ = ns.Close()
+		return true
+	}
+	if _, parentErr := os.Stat(filepath.Dir(path)); parentErr != nil {
+		return true
 	}
 	return !IsGone(err)
 }

@@ -6,6 +6,8 @@ package link
 import (
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -77,5 +79,23 @@ func TestIsGone(t *testing.T) {
 	}
 	if IsGone(nil) {
 		t.Error("success is taken for gone")
+	}
+}
+
+func TestExistsDoubtsInFavourOfThePod(t *testing.T) {
+	dir := t.TempDir()
+	plain := filepath.Join(dir, "unmounted")
+	if err := os.WriteFile(plain, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]bool{
+		"/proc/self/ns/net":                  true,
+		plain:                                false,
+		filepath.Join(dir, "removed"):        false,
+		filepath.Join(dir, "no", "such-dir"): true,
+	} {
+		if Exists(path) != want {
+			t.Errorf("%s: got %v", path, !want)
+		}
 	}
 }
