@@ -109,6 +109,11 @@ type NodeNetworkStatus struct {
 	// +listType=map
 	// +listMapKey=name
 	PhysicalNetworks []NodePhysicalNetwork `json:"physicalNetworks,omitempty"`
+	// mapped is physicalNetworks in one line for people, such as
+	// phy-net0=eth1,phy-net1=eth2(InterfaceDown): a column of kubectl shows only
+	// the first element of a list.
+	// +optional
+	Mapped string `json:"mapped,omitempty"`
 	// refused are Networks that this node cannot serve.
 	// +optional
 	// +listType=map
@@ -127,9 +132,8 @@ type NodeNetworkStatus struct {
 // +kubebuilder:resource:scope=Cluster,shortName=nodenet,categories=netplane
 // +kubebuilder:subresource:status
 // +kubebuilder:printcolumn:name="Agent",type=string,JSONPath=`.status.conditions[?(@.type=="AgentReady")].status`
-// +kubebuilder:printcolumn:name="Physical",type=string,JSONPath=`.status.physicalNetworks[*].name`
-// +kubebuilder:printcolumn:name="Interfaces",type=string,JSONPath=`.status.physicalNetworks[*].interfaces`
-// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.physicalNetworks[*].ready`
+// +kubebuilder:printcolumn:name="Mapped",type=string,JSONPath=`.status.mapped`
+// +kubebuilder:printcolumn:name="Inventory",type=string,JSONPath=`.status.conditions[?(@.type=="InventoryReady")].reason`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 type NodeNetwork struct {
 	metav1.TypeMeta   `json:",inline"`

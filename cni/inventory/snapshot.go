@@ -6,6 +6,7 @@ package inventory
 import (
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/netplane/netplane/api/v1alpha1"
 	"github.com/netplane/netplane/cni/link"
@@ -65,6 +66,21 @@ func (s *Snapshot) fill(status *v1alpha1.NodeNetworkStatus) {
 	status.Interfaces = s.interfaces
 	status.PhysicalNetworks = s.physicalNetworks
 	status.Refused = s.Refused()
+	status.Mapped = mapped(s.physicalNetworks)
+}
+
+// mapped is the mappings in one line: phy-net0=eth1,phy-net1=eth2(InterfaceDown).
+func mapped(physical []v1alpha1.NodePhysicalNetwork) string {
+	parts := make([]string, 0, len(physical))
+	for i := range physical {
+		p := &physical[i]
+		part := p.Name + "=" + strings.Join(p.Interfaces, "+")
+		if !p.Ready {
+			part += "(" + p.Reason + ")"
+		}
+		parts = append(parts, part)
+	}
+	return strings.Join(parts, ",")
 }
 
 func ownLink(name string) bool { return link.Own(name) }
