@@ -15,7 +15,7 @@ GIT_VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo 
 # kube-scheduler refuses to parse an empty or foreign version, so it gets the Kubernetes release that it is built from.
 KUBE_VERSION := $(shell go list -m -f '{{.Version}}' k8s.io/kubernetes 2>/dev/null)
 LDFLAGS := -s -w \
-  -X k8s.io/component-base/version.gitVersion=$(KUBE_VERSION)-netplane+$(GIT_VERSION) \
+  -X k8s.io/component-base/version.gitVersion=$(KUBE_VERSION)+netplane.$(GIT_VERSION) \
   -X k8s.io/component-base/version.gitMajor=$(word 1,$(subst ., ,$(KUBE_VERSION:v%=%))) \
   -X k8s.io/component-base/version.gitMinor=$(word 2,$(subst ., ,$(KUBE_VERSION:v%=%)))
 

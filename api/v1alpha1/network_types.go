@@ -23,9 +23,9 @@ const (
 type Reachability string
 
 const (
-	// ReachabilityIsolated: only the pods on the network; the default.
+	// ReachabilityIsolated means only the pods on the network; the default.
 	ReachabilityIsolated Reachability = "Isolated"
-	// ReachabilityRouted: every node that runs kube-proxy too, by the admin's promise.
+	// ReachabilityRouted means every node that runs kube-proxy too, by the admin's promise.
 	ReachabilityRouted Reachability = "Routed"
 )
 

@@ -93,7 +93,7 @@ type HeldAddresses struct {
 	PodUID types.UID `json:"podUID,omitempty"`
 }
 
-// NodeNetworkStatus: all but condition AgentReady is written by the node's agent.
+// NodeNetworkStatus is written by the node's agent, but for condition AgentReady.
 type NodeNetworkStatus struct {
 	// +optional
 	// +listType=map

@@ -190,7 +190,7 @@ func (a *agent) run(ctx context.Context) error {
 	}
 	if err := a.inventory.Sync(ctx); err != nil {
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // told to stop: what was under way does not matter
 		}
 		return fmt.Errorf("publishing the node's inventory: %w", err)
 	}
@@ -253,7 +253,7 @@ func (a *agent) install(ctx context.Context) error {
 			break
 		}
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // told to stop: what was under way does not matter
 		}
 		if time.Now().After(deadline) {
 			return fmt.Errorf("waiting for the CNI server: %w", err)

@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	"github.com/netplane/netplane/api/v1alpha1"
-	"github.com/netplane/netplane/cni/link"
 )
 
 // Snapshot is the node's inventory at one moment. It does not change; a nil
@@ -82,8 +81,6 @@ func mapped(physical []v1alpha1.NodePhysicalNetwork) string {
 	}
 	return strings.Join(parts, ",")
 }
-
-func ownLink(name string) bool { return link.Own(name) }
 
 func (s *Snapshot) physical(name string) (v1alpha1.NodePhysicalNetwork, bool) {
 	if s == nil {

@@ -166,7 +166,7 @@ func TestAFailedWriteChangesNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer readOnly.Close()
+	defer func() { _ = readOnly.Close() }()
 	f.journal.file = readOnly
 	_, err = f.reserve(ask("b", "data"))
 	if err == nil || !strings.HasPrefix(err.Error(), `reserving an address of network "data": writing the journal: `) {

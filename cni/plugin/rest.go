@@ -84,7 +84,11 @@ func check(args *skel.CmdArgs) error {
 	}
 	// Version 0.4.0 of the specification brought CHECK; an older configuration
 	// has nothing to ask.
-	if able, err := version.GreaterThanOrEqualTo(c.wrapped.CNIVersion, "0.4.0"); err != nil || !able {
+	able, err := version.GreaterThanOrEqualTo(c.wrapped.CNIVersion, "0.4.0")
+	if err != nil {
+		return types.NewError(types.ErrIncompatibleCNIVersion, "reading the wrapped configuration's cniVersion", err.Error())
+	}
+	if !able {
 		return nil
 	}
 	return c.wrappedError(c.cni.CheckNetworkList(context.Background(), c.wrapped, c.runtime))

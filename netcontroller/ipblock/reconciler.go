@@ -139,7 +139,7 @@ func networkState(ctx context.Context, reader client.Reader, block *v1alpha1.IPB
 	switch {
 	case client.IgnoreNotFound(err) != nil:
 		return NetworkServes, fmt.Errorf("reading Network %q: %w", block.Spec.Network, err)
-	case err != nil || owner.UID != block.Spec.NetworkUID:
+	case apierrors.IsNotFound(err) || owner.UID != block.Spec.NetworkUID:
 		return NetworkUnknown, nil
 	case !owner.DeletionTimestamp.IsZero() && len(pods) == 0:
 		return NetworkTerminating, nil

@@ -239,7 +239,7 @@ func Holding(f *Facts) Hold {
 	return h
 }
 
-// Empty: the Network may go.
+// Empty tells that the Network may go.
 func (h Hold) Empty() bool { return len(h.Pods) == 0 && h.Blocks == 0 }
 
 // String is the message of reason Terminating.

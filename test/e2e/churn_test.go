@@ -140,15 +140,21 @@ func checkNodeIsClean(t *testing.T, node, ns string, links []string) {
 			return fmt.Errorf("the journal has the leases %v", leases)
 		}
 		left, err := onNode(t.Context(), node, "", "sh", "-c", "cd /run/netplane && { grep -ls "+ns+" sandboxes/* ; ls spool 2>/dev/null; true; }")
-		if err != nil || strings.TrimSpace(left) != "" {
-			return fmt.Errorf("files in /run/netplane (%v): %s", err, left)
+		if err != nil {
+			return fmt.Errorf("looking into /run/netplane: %w", err)
+		}
+		if strings.TrimSpace(left) != "" {
+			return fmt.Errorf("files in /run/netplane: %s", left)
 		}
 		if now := nodeLinks(t, node); !slices.Equal(now, links) {
 			return fmt.Errorf("the links for pods are %v, were %v before", now, links)
 		}
 		nn, err := getNodeNetwork(t.Context(), node)
-		if err != nil || len(nn.Status.Held) > 0 {
-			return fmt.Errorf("held addresses (%v): %+v", err, nn.Status.Held)
+		if err != nil {
+			return err
+		}
+		if len(nn.Status.Held) > 0 {
+			return fmt.Errorf("held addresses: %+v", nn.Status.Held)
 		}
 		return nil
 	})

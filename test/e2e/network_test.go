@@ -42,7 +42,10 @@ func newNetwork(t *testing.T, name string, spec v1alpha1.NetworkSpec) *v1alpha1.
 			if apierrors.IsNotFound(err) {
 				return nil
 			}
-			return fmt.Errorf("it is there (%v): %+v", err, n.Status)
+			if err != nil {
+				return err
+			}
+			return fmt.Errorf("it is there: %+v", n.Status)
 		})
 	})
 	return n

@@ -128,7 +128,7 @@ func TestNode(t *testing.T) {
 
 	t.Run("a kill loses nothing", func(t *testing.T) {
 		w.must(w.process.Process.Kill())
-		<-w.ended
+		_ = <-w.ended // it was killed
 		spooled := w.newSandbox("spooled", "management@eth0")
 		if _, err := w.add(spooled); err == nil {
 			t.Error("a pod got its networks from an agent that is dead")

@@ -112,7 +112,7 @@ func start(t *testing.T, binary string, config *rest.Config) *program {
 		case <-time.After(patience):
 			t.Error("the program did not end")
 			_ = command.Process.Kill()
-			<-ended
+			_ = <-ended // it was killed
 		}
 		if strings.Contains(log.String(), "is forbidden") {
 			t.Error("the service account lacks a right")
@@ -130,7 +130,7 @@ func fetch(address, path string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer response.Body.Close()
+	defer func() { _ = response.Body.Close() }()
 	body, err := io.ReadAll(response.Body)
 	if err == nil && response.StatusCode != http.StatusOK {
 		err = fmt.Errorf("%s: %s", response.Status, body)
@@ -144,7 +144,7 @@ func freeAddress(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer listener.Close()
+	defer func() { _ = listener.Close() }()
 	return listener.Addr().String()
 }
 
@@ -174,7 +174,7 @@ func install(t *testing.T, c client.Client) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer file.Close()
+	defer func() { _ = file.Close() }()
 	decoder := utilyaml.NewYAMLOrJSONDecoder(file, 4096)
 	for {
 		object := &unstructured.Unstructured{}

@@ -62,7 +62,7 @@ func newSpace(t *testing.T, name string) *space {
 // drop lets go of the namespace; the kernel destroys it if nobody else is in it.
 func (s *space) drop() {
 	if s.Handle != nil {
-		s.Handle.Close()
+		s.Close()
 		_ = s.ns.Close()
 		s.Handle = nil
 	}
