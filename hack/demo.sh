@@ -14,12 +14,18 @@ eval "$("$ROOT/hack/cluster/env.sh")"
 
 kube() { kubectl --context "kind-$cluster" "$@"; }
 
+heading() { printf '\n\033[1m# %s\033[0m\n' "$1"; }
+
 # show TITLE ARG...: a heading, the command as one would type it, and what it prints.
 show() {
-	local title="$1"
+	local arg
+	heading "$1"
 	shift
-	printf '\n\033[1m# %s\033[0m\n$ kubectl' "$title"
-	printf ' %q' "$@" | sed 's/\\//g'
+	printf '$ kubectl'
+	for arg in "$@"; do
+		if [[ $arg == *[!a-zA-Z0-9,=/.:-]* ]]; then arg="'$arg'"; fi
+		printf ' %s' "$arg"
+	done
 	printf '\n'
 	kube "$@"
 }
@@ -62,7 +68,7 @@ await_slices
 
 # attachments: one line per interface of the example's pods. What a pod got stands in its annotation as JSON.
 attachments() {
-	printf '\n\033[1m# Their networks, interfaces and addresses (annotation network-status)\033[0m\n'
+	heading 'Their networks, interfaces and addresses (annotation network-status)'
 	printf '$ kubectl get pods --selector app=MyApp --output json | jq ...\n'
 	printf '%-24s %-18s %-10s %-12s %s\n' POD NODE INTERFACE NETWORK ADDRESSES
 	kube get pods --selector app=MyApp --output json | jq --raw-output '
@@ -84,8 +90,10 @@ show "The logical networks and the use of their addresses" get networks
 show "Which node holds which addresses" get ipblocks
 show "The pods: the IP is the one on eth0, here of management" get pods --selector app=MyApp --output wide
 attachments
-show "Inside one of them" exec test-pod -- ip address
-show "The Service's addresses per network" get endpointslices --selector kubernetes.io/service-name=my-service --output \
+show "Inside one of them" exec test-pod -- ip address show dev eth0
+show "... and its second interface" exec test-pod -- ip address show dev eth1
+show "The Service's addresses per network" get endpointslices \
+	--selector kubernetes.io/service-name=my-service,endpointslice.kubernetes.io/managed-by=netplane.io --output \
 	'custom-columns=SLICE:.metadata.name,NETWORK:.metadata.labels.netplane\.io/network,FAMILY:.addressType,ADDRESSES:.endpoints[*].addresses'
 
 cat <<END

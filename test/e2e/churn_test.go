@@ -34,6 +34,7 @@ func TestChurnLeavesNothingBehind(t *testing.T) {
 // TestChurnWithKilledAgents is promise h: the same, with every agent killed in
 // the middle, once while pods start and once while they go.
 func TestChurnWithKilledAgents(t *testing.T) {
+	before := restarts(t)
 	churn(t, func(moment int) {
 		if moment == 1 || moment == 6 {
 			for _, node := range workers() {
@@ -41,6 +42,25 @@ func TestChurnWithKilledAgents(t *testing.T) {
 			}
 		}
 	})
+	for node, after := range restarts(t) {
+		if after <= before[node] {
+			t.Errorf("the agent of %s was never killed: %d restarts before and %d after", node, before[node], after)
+		}
+	}
+}
+
+// restarts counts, by worker, how often its agent was started anew.
+func restarts(t *testing.T) map[string]int32 {
+	t.Helper()
+	out := map[string]int32{}
+	for _, node := range workers() {
+		pod, err := agentPod(t.Context(), node)
+		if err != nil || pod == nil || len(pod.Status.ContainerStatuses) == 0 {
+			t.Fatalf("finding the agent of %s: %v", node, err)
+		}
+		out[node] = pod.Status.ContainerStatuses[0].RestartCount
+	}
+	return out
 }
 
 // churn creates and deletes pods in rounds and then looks for what they left.

@@ -86,6 +86,7 @@ func TestNodeWithoutItsAgent(t *testing.T) {
 
 	plain := run(t, newPod(ns, "plain", "", on(node), hostPort(18080)))
 	checkPlain(t, plain)
+	checkPlain(t, run(t, newPod(ns, "plain-by-ours", "", on(node), by(v1alpha1.DefaultSchedulerName))))
 	reachHostPort(t, node, 18080, "plain")
 
 	waits := createPod(t, newPod(ns, "waits", "management@eth0", on(node)))

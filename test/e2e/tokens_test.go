@@ -69,7 +69,7 @@ func TestAgentIsHeldToItsNode(t *testing.T) {
 	held := "the agent of node " + mine + " may write only"
 
 	nn := &v1alpha1.NodeNetwork{ObjectMeta: metav1.ObjectMeta{Name: theirs}}
-	refused(t, "another node's NodeNetwork", agent.Patch(t.Context(), nn, merge(`{"metadata":{"labels":{"a":"b"}}}`)), held)
+	refused(t, "another node's NodeNetwork", agent.Patch(t.Context(), nn, merge(`{"metadata":{"labels":{"a":"b"}}}`)), `cannot patch resource "nodenetworks"`)
 	refused(t, "another node's NodeNetwork status", agent.Status().Patch(t.Context(), nn, merge(`{"status":{"held":[]}}`)), held)
 
 	network, plan := planOf(t, netData)
@@ -96,7 +96,7 @@ func TestAgentIsHeldToItsNode(t *testing.T) {
 	refused(t, "a pod's deletion", agent.Delete(t.Context(), own), `cannot delete resource "pods"`)
 
 	nn = &v1alpha1.NodeNetwork{ObjectMeta: metav1.ObjectMeta{Name: mine}}
-	if err := agent.Patch(t.Context(), nn, merge(`{"metadata":{"labels":{"a":"b"}}}`), client.DryRunAll); err != nil {
+	if err := agent.Status().Patch(t.Context(), nn, merge(`{"status":{"held":[]}}`), client.DryRunAll); err != nil {
 		t.Errorf("its own NodeNetwork: %v", err)
 	}
 	if err := agent.Status().Patch(t.Context(), own, merge(status), client.DryRunAll); err != nil {
