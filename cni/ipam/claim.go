@@ -88,6 +88,7 @@ func (c *Claimer) claimsOf(network string) *claims {
 }
 
 func (c *Claimer) forgetClaims(network string) {
+	c.metrics.forget(network)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.networks, network)

@@ -16,20 +16,41 @@ func nth(n byte) netip.Prefix {
 	return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 20, 0, 8 * n}), 29)
 }
 
-func TestDecide(t *testing.T) {
-	now := time.Date(2026, 9, 1, 12, 0, 0, 0, time.UTC)
-	ago := func(d time.Duration) time.Time { return now.Add(-d) }
-	open := func(n byte, leased int, idle time.Duration) heldBlock {
-		return heldBlock{prefix: nth(n), capacity: 7, leased: leased, open: true, idleSince: ago(idle)}
+// decideTest is a situation, whose times are relative to noon.
+type decideTest struct {
+	name string
+	s    situation
+	want decision
+}
+
+func noon() time.Time { return time.Date(2026, 9, 1, 12, 0, 0, 0, time.UTC) }
+
+func ago(d time.Duration) time.Time { return noon().Add(-d) }
+
+func open(n byte, leased int, idle time.Duration) heldBlock {
+	return heldBlock{prefix: nth(n), capacity: 7, leased: leased, open: true, idleSince: ago(idle)}
+}
+
+func deleted(n byte, leased int, since time.Duration) heldBlock {
+	return heldBlock{prefix: nth(n), leased: leased, deleted: ago(since), idleSince: ago(time.Hour)}
+}
+
+func checkDecisions(t *testing.T, tests []decideTest) {
+	t.Helper()
+	for i := range tests {
+		test := &tests[i]
+		t.Run(test.name, func(t *testing.T) {
+			test.s.now, test.s.watermark = noon(), watermark(8)
+			test.s.graces = graces{idle: DefaultIdleGrace, scarce: DefaultScarceGrace, drain: DefaultDrainGrace}
+			if diff := cmp.Diff(test.want, decide(&test.s), cmp.AllowUnexported(decision{}), compareAddresses); diff != "" {
+				t.Errorf("decision (-want +got):\n%s", diff)
+			}
+		})
 	}
-	deleted := func(n byte, leased int, since time.Duration) heldBlock {
-		return heldBlock{prefix: nth(n), leased: leased, deleted: ago(since), idleSince: ago(time.Hour)}
-	}
-	tests := []struct {
-		name string
-		s    situation
-		want decision
-	}{
+}
+
+func TestDecideToClaim(t *testing.T) {
+	checkDecisions(t, []decideTest{
 		{
 			name: "one block stays warm",
 			s:    situation{claimable: true, backed: true},
@@ -62,6 +83,11 @@ func TestDecide(t *testing.T) {
 			s:    situation{claimable: true, backed: true, blocks: []heldBlock{deleted(1, 3, time.Hour)}},
 			want: decision{claim: true},
 		},
+	})
+}
+
+func TestDecideToGiveBack(t *testing.T) {
+	checkDecisions(t, []decideTest{
 		{
 			name: "spare blocks go after the grace, the longest idle first, one stays",
 			s:    situation{claimable: true, backed: true, blocks: []heldBlock{open(1, 0, 6*time.Minute), open(2, 0, 8*time.Minute), open(3, 0, 7*time.Minute)}},
@@ -95,6 +121,11 @@ func TestDecide(t *testing.T) {
 			s:    situation{ending: true, backed: true, blocks: []heldBlock{open(1, 0, 0), open(2, 1, 0)}, needed: 1},
 			want: decision{giveBack: []netip.Prefix{nth(1)}},
 		},
+	})
+}
+
+func TestDecideToLetGo(t *testing.T) {
+	checkDecisions(t, []decideTest{
 		{
 			name: "blocks of a Network that is gone go as soon as they are empty",
 			s: situation{claimable: true, backed: true, blocks: []heldBlock{
@@ -110,17 +141,7 @@ func TestDecide(t *testing.T) {
 			}},
 			want: decision{finish: []netip.Prefix{nth(1)}, again: 3 * time.Second},
 		},
-	}
-	for i := range tests {
-		test := &tests[i]
-		t.Run(test.name, func(t *testing.T) {
-			test.s.now, test.s.watermark = now, watermark(8)
-			test.s.graces = graces{idle: DefaultIdleGrace, scarce: DefaultScarceGrace, drain: DefaultDrainGrace}
-			if diff := cmp.Diff(test.want, decide(&test.s), cmp.AllowUnexported(decision{}), compareAddresses); diff != "" {
-				t.Errorf("decision (-want +got):\n%s", diff)
-			}
-		})
-	}
+	})
 }
 
 func TestWatermark(t *testing.T) {

@@ -72,6 +72,11 @@ func (m *Metrics) claim(network string, result claimResult) {
 	m.claims.WithLabelValues(network, string(result)).Inc()
 }
 
+// forget drops the series of a Network that is gone.
+func (m *Metrics) forget(network string) {
+	m.claims.DeletePartialMatch(prometheus.Labels{"network": network})
+}
+
 func (m *Metrics) took(d time.Duration) { m.latency.Observe(d.Seconds()) }
 
 func addressesDesc() *prometheus.Desc {
