@@ -7,6 +7,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os/exec"
@@ -100,7 +101,10 @@ func TestNodeWithoutItsAgent(t *testing.T) {
 		if apierrors.IsNotFound(err) {
 			return nil
 		}
-		return fmt.Errorf("it is there: %v", err)
+		if err != nil {
+			return err
+		}
+		return errors.New("it is there")
 	})
 	if now := nodeReadySince(t, node); !now.Equal(since) {
 		t.Errorf("the node's Ready condition changed at %s", now)

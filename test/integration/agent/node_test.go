@@ -128,7 +128,7 @@ func TestNode(t *testing.T) {
 
 	t.Run("a kill loses nothing", func(t *testing.T) {
 		w.must(w.process.Process.Kill())
-		_ = <-w.ended // it was killed
+		<-w.ended //nolint:errcheck // it was killed: how it ended says nothing
 		spooled := w.newSandbox("spooled", "management@eth0")
 		if _, err := w.add(spooled); err == nil {
 			t.Error("a pod got its networks from an agent that is dead")

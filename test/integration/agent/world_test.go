@@ -232,7 +232,7 @@ func (w *world) startAgent() {
 	w.Cleanup(func() {
 		if process.ProcessState == nil {
 			_ = process.Process.Kill()
-			_ = <-ended // it was killed
+			<-ended //nolint:errcheck // it was killed: how it ended says nothing
 		}
 		if w.Failed() && process == w.process {
 			w.Logf("the agent's log:\n%s", w.log)
