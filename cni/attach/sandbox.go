@@ -59,7 +59,11 @@ func (s *Sandbox) Pod() types.NamespacedName {
 // Sandboxes is the folder of records, one file per container ID.
 type Sandboxes string
 
-const recordSuffix = ".json"
+// Endings of the files: of a record, and of one that is being written.
+const (
+	recordSuffix  = ".json"
+	partialSuffix = recordSuffix + ".new"
+)
 
 // Save writes a record whole or not at all.
 func (d Sandboxes) Save(s *Sandbox) error {
@@ -74,7 +78,7 @@ func (d Sandboxes) Save(s *Sandbox) error {
 	if err != nil {
 		return fmt.Errorf("encoding sandbox record: %w", err)
 	}
-	temp := path + ".new"
+	temp := strings.TrimSuffix(path, recordSuffix) + partialSuffix
 	if err := os.WriteFile(temp, raw, 0o600); err != nil {
 		return fmt.Errorf("writing sandbox record: %w", err)
 	}
@@ -85,7 +89,8 @@ func (d Sandboxes) Save(s *Sandbox) error {
 }
 
 // Load reads all records. A file that is none is reported beside the others:
-// one bad file must not keep the agent from serving.
+// one bad file must not keep the agent from serving. It is called before any
+// Save, and so removes what an agent that was killed had only half written.
 func (d Sandboxes) Load() (records []Sandbox, unreadable []error, err error) {
 	entries, err := os.ReadDir(string(d))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -95,6 +100,12 @@ func (d Sandboxes) Load() (records []Sandbox, unreadable []error, err error) {
 		return nil, nil, fmt.Errorf("reading the folder of sandboxes: %w", err)
 	}
 	for _, entry := range entries {
+		if strings.HasSuffix(entry.Name(), partialSuffix) {
+			if err := os.Remove(filepath.Join(string(d), entry.Name())); err != nil {
+				return nil, nil, fmt.Errorf("removing half a sandbox record: %w", err)
+			}
+			continue
+		}
 		id, isRecord := strings.CutSuffix(entry.Name(), recordSuffix)
 		if !isRecord {
 			continue

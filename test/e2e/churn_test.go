@@ -159,7 +159,7 @@ func checkNodeIsClean(t *testing.T, node, ns string, links []string) {
 		if leases := journalLeases(t, node, ns); len(leases) > 0 {
 			return fmt.Errorf("the journal has the leases %v", leases)
 		}
-		left, err := onNode(t.Context(), node, "", "sh", "-c", "cd /run/netplane && { grep -ls "+ns+" sandboxes/* ; ls spool 2>/dev/null; true; }")
+		left, err := onNode(t.Context(), node, "", "sh", "-c", "cd /run/netplane && { grep -ls "+ns+" sandboxes/*; ls -d sandboxes/*.new spool/* 2>/dev/null; true; }")
 		if err != nil {
 			return fmt.Errorf("looking into /run/netplane: %w", err)
 		}
