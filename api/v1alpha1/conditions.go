@@ -123,14 +123,9 @@ const (
 
 // Reasons of events.
 const (
-	// EventNetworkAttachFailed on a pod: its interfaces could not be made; kubelet retries.
-	EventNetworkAttachFailed = "NetworkAttachFailed"
-	// EventNetworksAttached on a pod: its interfaces stand.
-	EventNetworksAttached = "NetworksAttached"
 	// EventAddressWithheld on a pod: an address that its network-status claims
 	// lies in no block of its node and was not published.
 	EventAddressWithheld = "AddressWithheld"
-	// EventBlockClaimed and EventBlockReleased on an IPBlock's Network.
-	EventBlockClaimed  = "BlockClaimed"
+	// EventBlockReleased on a Network: a block of a Node that is gone was freed.
 	EventBlockReleased = "BlockReleased"
 )
