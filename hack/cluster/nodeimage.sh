@@ -45,10 +45,11 @@ debian() {
 	echo "$tag"
 }
 
-# nft and the libraries that it loads, for kube-proxy.
+# nft and the libraries that it loads, for kube-proxy. /etc/protocols too: without it nft prints 6 for tcp, kube-proxy does not
+# know its own map elements again when it synchronizes all of them (once an hour), and deletes them.
 nft_files() {
 	docker run --rm --network none --entrypoint bash "$1" -c \
-		'{ echo /usr/sbin/nft; ldd /usr/sbin/nft | grep -oE "/[^ ]+"; } | xargs tar -ch' | tar -x -C "$2"
+		'{ echo /etc/protocols /usr/sbin/nft; ldd /usr/sbin/nft | grep -oE "/[^ ]+"; } | xargs tar -ch' | tar -x -C "$2"
 }
 
 # archive_image NAME BINARY DEBIAN OUT: an image FROM scratch with one static binary, as an archive.
