@@ -24,10 +24,11 @@ const (
 	preflightTimeout = 5 * time.Second
 )
 
-// awaitResources fails if the API server does not serve the resources. Without
-// it kube-scheduler would wait for their informers for ever, with nothing but
-// reflector errors in its log (kubernetes/kubernetes#110444).
-func awaitResources(ctx context.Context, config *rest.Config, resources []schema.GroupVersionResource) error {
+// awaitResources fails, naming the cure, if the API server does not serve the
+// resources. Without it kube-scheduler would wait for their informers for
+// ever, with nothing but reflector errors in its log
+// (kubernetes/kubernetes#110444).
+func awaitResources(ctx context.Context, config *rest.Config, resources []schema.GroupVersionResource, cure string) error {
 	config = rest.CopyConfig(config)
 	config.Timeout = preflightTimeout
 	config.QPS = -1 // a request that waits for its turn until the end would hide what the ones before were told
@@ -46,7 +47,7 @@ func awaitResources(ctx context.Context, config *rest.Config, resources []schema
 	case err == nil:
 		return nil
 	case len(missing) > 0:
-		return fmt.Errorf("the API server does not serve %s: install netplane's CustomResourceDefinitions with \"kubectl apply -k manifests/base\"", strings.Join(missing, ", "))
+		return fmt.Errorf("the API server does not serve %s: %s", strings.Join(missing, ", "), cure)
 	case failure != nil:
 		return fmt.Errorf("asking the API server whether netplane's CustomResourceDefinitions are installed: %w", failure)
 	}

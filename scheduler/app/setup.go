@@ -1,7 +1,8 @@
 // Copyright The netplane Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package app is kube-scheduler with NetworkFit compiled in.
+// Package app is kube-scheduler with NetworkFit compiled in, and
+// NodeResourceTopologyMatch of scheduler-plugins for profiles that want it.
 //
 // kube-scheduler's own Setup keeps the factory of its dynamic informers to
 // itself, so that a plugin would need a second watch of the same objects and
@@ -16,6 +17,7 @@ import (
 	"errors"
 	"fmt"
 
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/klog/v2"
@@ -24,7 +26,7 @@ import (
 	"k8s.io/kubernetes/pkg/scheduler"
 	"k8s.io/kubernetes/pkg/scheduler/apis/config"
 	"k8s.io/kubernetes/pkg/scheduler/apis/config/latest"
-	"k8s.io/kubernetes/pkg/scheduler/framework/runtime"
+	"sigs.k8s.io/scheduler-plugins/pkg/noderesourcetopology"
 
 	"github.com/netplane/netplane/scheduler/networkfit"
 )
@@ -62,31 +64,29 @@ func Setup(ctx context.Context, opts *options.Options) (*appconfig.CompletedConf
 // most likely --config was forgotten, and this would be a second, unwanted
 // default-scheduler.
 func checkProfiles(profiles []config.KubeSchedulerProfile) error {
-	for i := range profiles {
-		if profiles[i].Plugins == nil {
-			continue
-		}
-		for _, name := range profiles[i].Plugins.Names() {
-			if name == networkfit.Name {
-				return nil
-			}
-		}
+	if enables(profiles, networkfit.Name) {
+		return nil
 	}
 	return errors.New("no profile enables the plugin NetworkFit: start with --config and a configuration such as manifests/base/scheduler/config.yaml")
 }
 
 // newScheduler also returns the profiles with all defaults filled in.
 func newScheduler(ctx context.Context, cc *appconfig.CompletedConfig) (*scheduler.Scheduler, []config.KubeSchedulerProfile, error) {
-	if err := awaitResources(ctx, cc.KubeConfig, networkfit.RequiredResources()); err != nil {
+	if err := awaitResources(ctx, cc.KubeConfig, networkfit.RequiredResources(), installNetplane); err != nil {
 		return nil, nil, err
+	}
+	if enables(cc.ComponentConfig.Profiles, noderesourcetopology.Name) {
+		if err := awaitResources(ctx, cc.KubeConfig, []schema.GroupVersionResource{nodeTopologies()}, installNodeTopology); err != nil {
+			return nil, nil, err
+		}
 	}
 	sources, err := networkfit.NewSources(cc.DynInformerFactory, cc.InformerFactory.Core().V1().Pods().Informer())
 	if err != nil {
 		return nil, nil, err
 	}
-	registry := runtime.Registry{}
-	if err := registry.Register(networkfit.Name, networkfit.Factory(sources)); err != nil {
-		return nil, nil, fmt.Errorf("registering NetworkFit: %w", err)
+	registry, err := newRegistry(sources)
+	if err != nil {
+		return nil, nil, err
 	}
 	recorders := func(name string) events.EventRecorderLogger { return cc.EventBroadcaster.NewRecorder(name) }
 	var profiles []config.KubeSchedulerProfile
