@@ -8,7 +8,9 @@
 package capacity
 
 import (
+	"maps"
 	"net/netip"
+	"slices"
 
 	"k8s.io/apimachinery/pkg/types"
 
@@ -16,28 +18,65 @@ import (
 	"github.com/netplane/netplane/api/v1alpha1"
 )
 
-// Demand is the number of addresses that one pod takes, by network.
-type Demand map[string]int
+// Count is a number of addresses in one network.
+type Count struct {
+	Network   string
+	Addresses int
+}
 
-// Load is the number of addresses that are taken on one node, by network.
-type Load map[string]int
+// Demand is the number of addresses that one pod takes, once for each network.
+type Demand []Count
+
+// NewDemand orders what a pod asks for by network.
+func NewDemand(byNetwork map[string]int) Demand {
+	demand := make(Demand, 0, len(byNetwork))
+	for _, network := range slices.Sorted(maps.Keys(byNetwork)) {
+		demand = append(demand, Count{Network: network, Addresses: byNetwork[network]})
+	}
+	return demand
+}
+
+// Load is the number of addresses that are taken on one node, once for each
+// network. A node's pods are on few networks: a slice is smaller than a map,
+// and faster to search.
+type Load []Count
+
+// Of is what is taken of a network.
+func (l Load) Of(network string) int {
+	for i := range l {
+		if l[i].Network == network {
+			return l[i].Addresses
+		}
+	}
+	return 0
+}
+
+func (l *Load) add(network string, addresses int) {
+	for i := range *l {
+		if (*l)[i].Network == network {
+			(*l)[i].Addresses += addresses
+			return
+		}
+	}
+	*l = append(*l, Count{Network: network, Addresses: addresses})
+}
 
 // AddPod counts a pod that is on the node, or is thought to be.
-func (l Load) AddPod(demand Demand) {
-	for network, count := range demand {
-		l[network] += count
+func (l *Load) AddPod(demand Demand) {
+	for i := range demand {
+		l.add(demand[i].Network, demand[i].Addresses)
 	}
 }
 
 // AddHeld counts addresses that the node's agent holds for nobody. An entry
 // with a pod's UID counts only while that pod does not exist: if it does, it
 // is counted by AddPod, or is the victim of a simulated preemption.
-func (l Load) AddHeld(held []v1alpha1.HeldAddresses, exists func(types.UID) bool) {
+func (l *Load) AddHeld(held []v1alpha1.HeldAddresses, exists func(types.UID) bool) {
 	for i := range held {
 		if held[i].PodUID != "" && exists(held[i].PodUID) {
 			continue
 		}
-		l[held[i].Network] += int(held[i].Count)
+		l.add(held[i].Network, int(held[i].Count))
 	}
 }
 

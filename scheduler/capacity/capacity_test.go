@@ -4,6 +4,7 @@
 package capacity
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -90,19 +91,22 @@ func TestSupplyCountsBlocksThatServe(t *testing.T) {
 }
 
 func TestLoadCountsEachAddressOnce(t *testing.T) {
-	load := Load{}
-	load.AddPod(Demand{"data": 2, "management": 1})
+	var load Load
+	load.AddPod(NewDemand(map[string]int{"management": 1, "data": 2}))
 	load.AddPod(nil)
-	load.AddPod(Demand{"data": 1})
+	load.AddPod(Demand{{"data", 1}})
 	load.AddHeld([]v1alpha1.HeldAddresses{
 		{Network: "data", Count: 4, PodUID: "alive"},
 		{Network: "data", Count: 8, PodUID: "gone"},
 		{Network: "data", Count: 16},
 		{Network: "backup", Count: 1},
 	}, func(uid types.UID) bool { return uid == "alive" })
-	want := Load{"data": 2 + 1 + 8 + 16, "management": 1, "backup": 1}
+	want := Load{{"data", 2 + 1 + 8 + 16}, {"management", 1}, {"backup", 1}}
 	if diff := cmp.Diff(want, load); diff != "" {
 		t.Errorf("load (-want +got):\n%s", diff)
+	}
+	if got := []int{load.Of("data"), load.Of("management"), load.Of("storage")}; !slices.Equal(got, []int{27, 1, 0}) {
+		t.Errorf("by network: %v", got)
 	}
 }
 

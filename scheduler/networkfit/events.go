@@ -28,6 +28,8 @@ func (pl *NetworkFit) EventsToRegister(context.Context) ([]fwk.ClusterEventWithH
 		{Event: changes(networks()), QueueingHintFn: pl.afterNetwork},
 		// An agent has claimed a block.
 		{Event: changes(ipBlocks()), QueueingHintFn: pl.afterIPBlock},
+		// A block of a Tight network goes: another node may have it.
+		{Event: goes(ipBlocks()), QueueingHintFn: pl.afterIPBlockDeleted},
 		// A namespace gets the labels that a Network's namespaceSelector asks for.
 		{Event: changes(namespaces()), QueueingHintFn: pl.afterNamespace},
 		// A pod leaves and its addresses with it. If its sandbox outlives it, the
@@ -36,15 +38,23 @@ func (pl *NetworkFit) EventsToRegister(context.Context) ([]fwk.ClusterEventWithH
 		// The annotation is corrected. There is no narrower action for annotations.
 		{Event: fwk.ClusterEvent{Resource: fwk.TargetPod, ActionType: fwk.Update}, QueueingHintFn: pl.afterOwnUpdate},
 		// The NodeNetwork may have been there before the Node.
-		{Event: fwk.ClusterEvent{Resource: fwk.Node, ActionType: fwk.Add}},
+		{Event: fwk.ClusterEvent{Resource: fwk.Node, ActionType: fwk.Add}, QueueingHintFn: pl.afterNode},
 	}, nil
 }
 
 // changes are additions and updates of a resource. An object that was deleted
 // and made anew while a watch was interrupted arrives as an update.
 func changes(resource schema.GroupVersionResource) fwk.ClusterEvent {
-	name := fwk.EventResource(resource.Resource + "." + resource.Version + "." + resource.Group)
-	return fwk.ClusterEvent{Resource: name, ActionType: fwk.Add | fwk.Update}
+	return fwk.ClusterEvent{Resource: eventResource(resource), ActionType: fwk.Add | fwk.Update}
+}
+
+// goes are the deletions of a resource.
+func goes(resource schema.GroupVersionResource) fwk.ClusterEvent {
+	return fwk.ClusterEvent{Resource: eventResource(resource), ActionType: fwk.Delete}
+}
+
+func eventResource(resource schema.GroupVersionResource) fwk.EventResource {
+	return fwk.EventResource(resource.Resource + "." + resource.Version + "." + resource.Group)
 }
 
 // afterNodeNetwork queues a pod if the node serves all that the pod wants, and
@@ -58,16 +68,32 @@ func (pl *NetworkFit) afterNodeNetwork(logger klog.Logger, pod *v1.Pod, oldObj, 
 	gained := false
 	for i := range asked.requests {
 		net, ok := lookup[*network](pl.sources.networks, asked.requests[i].Name)
-		if !ok || after.lacks(net) != "" {
+		if !ok || after.lacks(net).cause != nothing {
 			return fwk.QueueSkip, nil
 		}
-		gained = gained || before == nil || before.lacks(net) != "" || after.held(net.Name) < before.held(net.Name)
+		gained = gained || before == nil || before.lacks(net).cause != nothing || after.held(net.Name) < before.held(net.Name)
 	}
 	return hint(logger, gained, pod, "NodeNetwork", after.Name), nil
 }
 
-// afterNetwork queues a pod if a Network that it wants has become usable, or
-// has another spec. Counters in its status are refreshed all the time and
+// afterNode queues a pod if the Node's NodeNetwork is there already and serves
+// all that the pod wants; if it comes later, afterNodeNetwork does.
+func (pl *NetworkFit) afterNode(logger klog.Logger, pod *v1.Pod, oldObj, newObj any) (fwk.QueueingHint, error) {
+	_, after, err := objects[*v1.Node](oldObj, newObj)
+	asked := pl.sources.demands.of(pod)
+	if err != nil || asked == nil {
+		return fwk.Queue, err
+	}
+	offer, ok := lookup[*node](pl.sources.nodes, after.Name)
+	for i := range asked.requests {
+		net, exists := lookup[*network](pl.sources.networks, asked.requests[i].Name)
+		ok = ok && exists && offer.lacks(net).cause == nothing
+	}
+	return hint(logger, ok, pod, "Node", after.Name), nil
+}
+
+// afterNetwork queues a pod if a Network that it wants has become usable or
+// Tight, or has another spec. Counters in its status are refreshed all the time and
 // change nothing.
 func (pl *NetworkFit) afterNetwork(logger klog.Logger, pod *v1.Pod, oldObj, newObj any) (fwk.QueueingHint, error) {
 	before, after, err := objects[*network](oldObj, newObj)
@@ -75,7 +101,7 @@ func (pl *NetworkFit) afterNetwork(logger klog.Logger, pod *v1.Pod, oldObj, newO
 		return fwk.Queue, err
 	}
 	gained := pl.asksFor(pod, after.Name) && after.unusable == "" &&
-		(before == nil || before.unusable != "" || before.UID != after.UID || before.Generation != after.Generation)
+		(before == nil || before.unusable != "" || before.UID != after.UID || before.Generation != after.Generation || after.tight && !before.tight)
 	return hint(logger, gained, pod, "Network", after.Name), nil
 }
 
@@ -86,6 +112,18 @@ func (pl *NetworkFit) afterIPBlock(logger klog.Logger, pod *v1.Pod, oldObj, newO
 	}
 	gained := pl.asksFor(pod, after.Spec.Network) && after.DeletionTimestamp == nil && (before == nil || before.UID != after.UID)
 	return hint(logger, gained, pod, "IPBlock", after.Name), nil
+}
+
+// afterIPBlockDeleted queues the pods that want an address of a Tight network.
+// Of other networks the agents claim the block, which is an event of its own.
+func (pl *NetworkFit) afterIPBlockDeleted(logger klog.Logger, pod *v1.Pod, oldObj, _ any) (fwk.QueueingHint, error) {
+	_, deleted, err := objects[*v1alpha1.IPBlock](nil, oldObj)
+	if err != nil {
+		return fwk.Queue, err
+	}
+	net, ok := lookup[*network](pl.sources.networks, deleted.Spec.Network)
+	gained := ok && net.tight && pl.asksFor(pod, net.Name)
+	return hint(logger, gained, pod, "IPBlock", deleted.Name), nil
 }
 
 func (pl *NetworkFit) afterNamespace(logger klog.Logger, pod *v1.Pod, oldObj, newObj any) (fwk.QueueingHint, error) {
@@ -102,8 +140,8 @@ func (pl *NetworkFit) afterPodDeleted(logger klog.Logger, pod *v1.Pod, oldObj, _
 	if err != nil {
 		return fwk.Queue, err
 	}
-	for network := range pl.sources.demands.taken(deleted) {
-		if pl.asksFor(pod, network) {
+	for _, freed := range pl.sources.demands.taken(deleted) {
+		if pl.asksFor(pod, freed.Network) {
 			return hint(logger, true, pod, "Pod", klog.KObj(deleted).String()), nil
 		}
 	}

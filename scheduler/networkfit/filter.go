@@ -14,42 +14,55 @@ import (
 
 // Filter passes nodes that serve every network that the pod wants and have
 // addresses for it. Only a lack that the end of another pod would cure is
-// Unschedulable: for the rest it would be no use to preempt anyone.
+// Unschedulable: for the rest it would be no use to preempt anyone. It runs for
+// each node and pod: where the node has not changed since the last pod, it
+// takes no lock and allocates nothing to pass it.
 func (pl *NetworkFit) Filter(_ context.Context, state fwk.CycleState, pod *v1.Pod, info fwk.NodeInfo) *fwk.Status {
-	found := readWants(state)
-	host := info.Node()
-	offer, ok := lookup[*node](pl.sources.nodes, host.Name)
-	if !ok {
-		return fwk.NewStatus(fwk.UnschedulableAndUnresolvable, reasonNoAgent)
+	found, host := readWants(state), info.Node()
+	seen := pl.sources.view(host)
+	if seen.node == nil {
+		return pl.reject(fwk.UnschedulableAndUnresolvable, lack{noAgent, reasonNoAgent})
 	}
 	for i := range found {
-		if reason := offer.lacks(found[i].network); reason != "" {
-			return fwk.NewStatus(fwk.UnschedulableAndUnresolvable, reason)
+		if offered := seen.offer(found[i].network, pl.sources); offered.lack.cause != nothing {
+			return pl.reject(fwk.UnschedulableAndUnresolvable, offered.lack)
 		}
 	}
-	load := offer.load(info, pl.sources)
-	var full *want
+	load := seen.load(info, pl.sources)
+	var short *want
 	for i := range found {
 		w := &found[i]
-		switch pl.fit(w, load, pod, host) {
+		switch pl.fit(w, seen, load, pod, host.Name) {
 		case capacity.NoBlock:
-			return fwk.NewStatus(fwk.UnschedulableAndUnresolvable, w.reasons.noBlock)
+			return pl.reject(fwk.UnschedulableAndUnresolvable, lack{noBlock, w.reasons.noBlock})
 		case capacity.TooFew:
-			return fwk.NewStatus(fwk.UnschedulableAndUnresolvable, w.reasons.tooFew)
+			return pl.reject(fwk.UnschedulableAndUnresolvable, lack{tooFew, w.reasons.tooFew})
 		case capacity.Full:
-			full = w
+			short = w
 		}
 	}
-	if full != nil {
-		return fwk.NewStatus(fwk.Unschedulable, full.reasons.full)
+	if short != nil {
+		return pl.reject(fwk.Unschedulable, lack{full, short.reasons.full})
 	}
 	return nil
 }
 
-// fit tells whether the node has the addresses that one network needs.
-func (pl *NetworkFit) fit(w *want, load capacity.Load, pod *v1.Pod, host *v1.Node) capacity.Fit {
+// reject answers and counts a node that cannot take the pod.
+func (pl *NetworkFit) reject(code fwk.Code, why lack) *fwk.Status {
+	pl.metrics.filtered[why.cause].Inc()
+	return fwk.NewStatus(code, why.reason)
+}
+
+// fit is the one place that decides whether the node has the addresses that
+// one network needs.
+func (pl *NetworkFit) fit(w *want, seen *view, load capacity.Load, pod *v1.Pod, nodeName string) capacity.Fit {
 	if w.plan == nil {
 		return capacity.Fits
 	}
-	return pl.sources.supply(host, w.network).Fit(usedBy(load, pod, host.Name, w.Name, w.demand), w.demand)
+	supply, used := seen.offer(w.network, pl.sources).supply, usedBy(load, pod, nodeName, w.Name, w.demand)
+	answer := supply.Fit(used, w.demand)
+	if answer != capacity.Fits && pl.claimable(w, nodeName, supply, used) {
+		return capacity.Fits
+	}
+	return answer
 }

@@ -5,13 +5,11 @@ package networkfit
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	v1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/netplane/netplane/api/v1alpha1"
 )
@@ -171,46 +169,6 @@ func TestFilter(t *testing.T) {
 	}
 }
 
-// A node's load is remembered between calls: it must be what a fresh count gives.
-func TestRememberedLoadIsTheCountedLoad(t *testing.T) {
-	random := rand.New(rand.NewPCG(1, 2))
-	pl := newPlugin(t)
-	var held []v1alpha1.HeldAddresses
-	remembering := makeNode("n", up("data"))
-	info := newNodeInfo("n")
-	var there []*v1.Pod
-	for step := range int64(2000) {
-		switch random.IntN(4) {
-		case 0:
-			pod := makePod(fmt.Sprintf("p%d", step), []string{"data", "data,management", "", "data@x,data@x"}[random.IntN(4)])
-			there = append(there, pod)
-			_ = pl.sources.pods.Add(pod)
-			info.set(step+2, there...)
-		case 1:
-			if len(there) > 0 {
-				i := random.IntN(len(there))
-				_ = pl.sources.pods.Delete(there[i])
-				there = append(there[:i:i], there[i+1:]...)
-				info.set(step+2, there...)
-			}
-		case 2:
-			held = nil
-			for range random.IntN(3) {
-				uid := types.UID("gone")
-				if len(there) > 0 && random.IntN(2) == 0 {
-					uid = there[random.IntN(len(there))].UID
-				}
-				held = append(held, v1alpha1.HeldAddresses{Network: "data", Count: int32(random.IntN(3)), PodUID: uid})
-			}
-			remembering = makeNode("n", up("data"), hold(held...))
-		}
-		fresh := makeNode("n", up("data"), hold(held...)).load(info, pl.sources)
-		if diff := cmp.Diff(fresh, remembering.load(info, pl.sources)); diff != "" {
-			t.Fatalf("step %d: load (-counted +remembered):\n%s", step, diff)
-		}
-	}
-}
-
 // The framework filters nodes in parallel and simulates preemption on copies
 // of the same node at the same time.
 func TestFilterSeesTheNodeInfoThatItIsGiven(t *testing.T) {
@@ -238,19 +196,4 @@ func TestFilterSeesTheNodeInfoThatItIsGiven(t *testing.T) {
 		})
 	}
 	group.Wait()
-}
-
-func BenchmarkFilter(b *testing.B) {
-	t := &testing.T{}
-	pl := newPlugin(t, makeNetwork("data"), makeNode("n", up("data")), makeBlock("data", "n", 0), makeBlock("data", "n", 1))
-	state, pod, info := newCycleState(), makePod("p", "data"), newNodeInfo("n", pods(7, "data")...)
-	if _, status := pl.PreFilter(b.Context(), state, pod, nil); !status.IsSuccess() {
-		b.Fatal(status)
-	}
-	b.ReportAllocs()
-	for b.Loop() {
-		if status := pl.Filter(b.Context(), state, pod, info); !status.IsSuccess() {
-			b.Fatal(status)
-		}
-	}
 }

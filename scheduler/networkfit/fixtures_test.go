@@ -17,20 +17,12 @@ import (
 	fwk "k8s.io/kube-scheduler/framework"
 
 	"github.com/netplane/netplane/api/v1alpha1"
-	"github.com/netplane/netplane/scheduler/config"
 )
 
 // newPlugin makes a plugin whose caches hold the objects.
-func newPlugin(t *testing.T, objects ...any) *NetworkFit {
+func newPlugin(t testing.TB, objects ...any) *NetworkFit {
 	t.Helper()
-	s := &Sources{
-		nodes:      cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{}),
-		networks:   cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{}),
-		blocks:     cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{indexBlocksByNode: blockNode}),
-		namespaces: cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{}),
-		pods:       cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{indexPodsByUID: podUID}),
-		demands:    newDemands(),
-	}
+	s := newTestSources()
 	for _, object := range objects {
 		var err error
 		switch o := object.(type) {
@@ -51,7 +43,22 @@ func newPlugin(t *testing.T, objects ...any) *NetworkFit {
 			t.Fatal(err)
 		}
 	}
-	return &NetworkFit{args: &config.NetworkFitArgs{ScoringStrategy: config.LeastUtilized}, sources: s}
+	pl, err := New(nil, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pl
+}
+
+// newTestSources makes empty caches with the indexes of the informers'.
+func newTestSources() *Sources {
+	s := &Sources{demands: newDemands(), views: &views{}}
+	s.nodes = cache.NewIndexer(cache.MetaNamespaceKeyFunc, s.nodeIndexers())
+	s.networks = cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{})
+	s.blocks = cache.NewIndexer(cache.MetaNamespaceKeyFunc, s.blockIndexers())
+	s.namespaces = cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{})
+	s.pods = cache.NewIndexer(cache.MetaNamespaceKeyFunc, s.podIndexers())
+	return s
 }
 
 // makeNetwork is a ready Network of blocks with 7 addresses for pods each.
@@ -162,7 +169,7 @@ func (c *cycleState) Write(key fwk.StateKey, data fwk.StateData) { c.data[key] =
 // another generation.
 type nodeInfo struct {
 	fwk.NodeInfo
-	name       string
+	node       *v1.Node
 	pods       []*v1.Pod
 	generation int64
 }
@@ -175,12 +182,10 @@ type podInfo struct {
 func (p podInfo) GetPod() *v1.Pod { return p.pod }
 
 func newNodeInfo(name string, pods ...*v1.Pod) *nodeInfo {
-	return &nodeInfo{name: name, pods: pods, generation: 1}
+	return &nodeInfo{node: &v1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, UID: types.UID("uid-" + name)}}, pods: pods, generation: 1}
 }
 
-func (n *nodeInfo) Node() *v1.Node {
-	return &v1.Node{ObjectMeta: metav1.ObjectMeta{Name: n.name, UID: types.UID("uid-" + n.name)}}
-}
+func (n *nodeInfo) Node() *v1.Node       { return n.node }
 func (n *nodeInfo) GetGeneration() int64 { return n.generation }
 
 func (n *nodeInfo) GetPods() []fwk.PodInfo {

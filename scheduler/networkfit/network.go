@@ -23,6 +23,7 @@ type network struct {
 	plan     *addressing.Plan // nil where a delegate brings its own addresses
 	admits   labels.Selector  // of namespaces
 	unusable string           // why no pod may be placed on it; empty if it is ready
+	tight    bool             // its blocks are claimed on demand
 	reasons  reasons
 }
 
@@ -50,6 +51,7 @@ func newReasons(name string) reasons {
 func newNetwork(object *v1alpha1.Network) *network {
 	n := &network{Network: object, admits: labels.Everything(), reasons: newReasons(object.Name)}
 	n.unusable = n.prepare()
+	n.tight = n.plan != nil && meta.IsStatusConditionTrue(object.Status.Conditions, v1alpha1.ConditionTight)
 	return n
 }
 

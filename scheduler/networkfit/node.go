@@ -4,33 +4,22 @@
 package networkfit
 
 import (
-	"sync/atomic"
+	"slices"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/types"
 	fwk "k8s.io/kube-scheduler/framework"
 
 	"github.com/netplane/netplane/api/v1alpha1"
 	"github.com/netplane/netplane/scheduler/capacity"
 )
 
-// node is a NodeNetwork as it is stored, with what was last counted on it.
+// node is a NodeNetwork as it is stored, with what follows from it alone.
 type node struct {
 	*v1alpha1.NodeNetwork
 
 	agentReady bool
-	counted    atomic.Pointer[counted]
-}
-
-// counted is the load of a node at one generation of its NodeInfo. The
-// generation is unique to a set of pods, also in simulations
-// (k8s.io/kubernetes pkg/scheduler/framework/types.go, nextGeneration); the
-// NodeNetwork's own changes make a new node. Whether the pod of a held entry
-// exists is not part of the key: when such a pod goes, it leaves the NodeInfo
-// that it was counted in, too, and the generation changes.
-type counted struct {
-	generation int64
-	load       capacity.Load
 }
 
 func newNode(object *v1alpha1.NodeNetwork) *node {
@@ -40,55 +29,59 @@ func newNode(object *v1alpha1.NodeNetwork) *node {
 	}
 }
 
-// load is what is in use on the node if it has the pods of info.
+// load counts what is in use on the node if it has the pods of info.
 func (n *node) load(info fwk.NodeInfo, sources *Sources) capacity.Load {
-	generation := info.GetGeneration()
-	if last := n.counted.Load(); last != nil && last.generation == generation {
-		return last.load
-	}
-	load := capacity.Load{}
-	for _, pod := range info.GetPods() {
+	var load capacity.Load
+	there := info.GetPods()
+	for _, pod := range there {
 		load.AddPod(sources.demands.taken(pod.GetPod()))
 	}
-	load.AddHeld(n.Status.Held, sources.podExists)
-	n.counted.Store(&counted{generation: generation, load: load})
+	load.AddHeld(n.Status.Held, func(uid types.UID) bool {
+		// A pod that has just ended may still be in the NodeInfo.
+		return sources.podExists(uid) || slices.ContainsFunc(there, func(pod fwk.PodInfo) bool { return pod.GetPod().UID == uid })
+	})
 	return load
 }
 
-// supply is what the node holds of a network.
-func (s *Sources) supply(node *v1.Node, net *network) capacity.Supply {
+// supply counts what a node holds of a network.
+func (s *Sources) supply(name string, uid types.UID, net *network) capacity.Supply {
 	var supply capacity.Supply
-	blocks, err := s.blocks.ByIndex(indexBlocksByNode, node.Name)
+	blocks, err := s.blocks.ByIndex(indexBlocksByNode, name)
 	if err != nil {
 		return supply // the index exists since NewSources
 	}
 	for _, obj := range blocks {
 		if block, ok := obj.(*v1alpha1.IPBlock); ok {
-			supply.AddBlock(net.plan, net.UID, node.UID, block)
+			supply.AddBlock(net.plan, net.UID, uid, block)
 		}
 	}
 	return supply
 }
 
-// lacks says why the node does not serve the network whatever addresses there
-// are; it is empty if it does.
-func (n *node) lacks(net *network) string {
+// lack is why a node cannot take a pod; the zero value is that it can.
+type lack struct {
+	cause  cause
+	reason string
+}
+
+// lacks says why the node does not serve the network whatever addresses there are.
+func (n *node) lacks(net *network) lack {
 	if !n.agentReady {
-		return reasonNoAgent
+		return lack{noAgent, reasonNoAgent}
 	}
 	backing := n.physical(net.Spec.PhysicalNet)
 	if backing == nil || backing.Reason == v1alpha1.ReasonInterfaceNotFound {
-		return net.reasons.noNIC
+		return lack{noNIC, net.reasons.noNIC}
 	}
 	for i := range n.Status.Refused {
 		if n.Status.Refused[i].Network == net.Name {
-			return net.reasons.refused + n.Status.Refused[i].Reason
+			return lack{refused, net.reasons.refused + n.Status.Refused[i].Reason}
 		}
 	}
 	if !backing.Ready {
-		return net.reasons.down
+		return lack{down, net.reasons.down}
 	}
-	return ""
+	return lack{}
 }
 
 func (n *node) physical(name string) *v1alpha1.NodePhysicalNetwork {
@@ -115,7 +108,7 @@ func (n *node) held(network string) int {
 // pod counts itself where it is on the node already.
 func usedBy(load capacity.Load, pod *v1.Pod, nodeName, network string, demand int) int {
 	if pod.Spec.NodeName == nodeName {
-		return load[network] - demand
+		return load.Of(network) - demand
 	}
-	return load[network]
+	return load.Of(network)
 }

@@ -13,6 +13,7 @@ import (
 	fwk "k8s.io/kube-scheduler/framework"
 
 	"github.com/netplane/netplane/api/v1alpha1"
+	"github.com/netplane/netplane/scheduler/capacity"
 )
 
 // stateKey is where PreFilter leaves what Filter, PreScore and Score need.
@@ -21,7 +22,8 @@ const stateKey fwk.StateKey = "PreFilter" + Name
 // want is one network that the pod asks for, and how many addresses in it.
 type want struct {
 	*network
-	demand int
+	demand    int
+	unclaimed *unclaimed // of a Tight network; nil otherwise
 }
 
 // wants are all that a pod asks for. They do not depend on other pods, so
@@ -76,7 +78,11 @@ func (pl *NetworkFit) resolve(pod *v1.Pod, asked *parsed) (wants, string) {
 		if refusal := net.refuses(pod.Namespace, namespace); refusal != "" {
 			return nil, refusal
 		}
-		found = append(found, want{network: net, demand: asked.demand[request.Name]})
+		w := want{network: net, demand: capacity.Load(asked.demand).Of(request.Name)}
+		if net.tight {
+			w.unclaimed = &unclaimed{}
+		}
+		found = append(found, w)
 	}
 	return found, ""
 }

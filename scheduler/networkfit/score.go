@@ -25,18 +25,19 @@ func (pl *NetworkFit) PreScore(_ context.Context, state fwk.CycleState, _ *v1.Po
 // lets pods with one signature share their scores (see SignPod).
 func (pl *NetworkFit) Score(_ context.Context, state fwk.CycleState, pod *v1.Pod, info fwk.NodeInfo) (int64, *fwk.Status) {
 	host := info.Node()
-	offer, ok := lookup[*node](pl.sources.nodes, host.Name)
-	if !ok {
+	seen := pl.sources.view(host)
+	if seen.node == nil {
 		return fwk.MinScore, nil // gone since Filter; binding will show
 	}
-	load := offer.load(info, pl.sources)
+	load, found := seen.load(info, pl.sources), readWants(state)
 	var worst float64
-	for _, w := range readWants(state) {
+	for i := range found {
+		w := &found[i]
 		if w.plan == nil {
 			continue
 		}
 		used := usedBy(load, pod, host.Name, w.Name, w.demand)
-		worst = max(worst, pl.sources.supply(host, w.network).Utilisation(used, w.demand))
+		worst = max(worst, seen.offer(w.network, pl.sources).supply.Utilisation(used, w.demand))
 	}
 	if pl.args.ScoringStrategy == config.LeastUtilized {
 		worst = 1 - worst

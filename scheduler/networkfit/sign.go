@@ -20,6 +20,12 @@ type signature struct {
 // SignPod lets pods that are alike be scheduled in a batch (KEP-5598): pods
 // without networks are all alike. One plugin that cannot sign would switch
 // batching off for its whole profile.
+//
+// The contract is that a pod's placement does not change what others may have
+// on other nodes. The blocks of a Tight network are shared by all nodes, but
+// whether a network is Tight does not follow from the pod. Such pods are signed
+// none the less: the framework asks Filter about the node that it takes from
+// the pod before, so that the worst is a node that is not the best one.
 func (pl *NetworkFit) SignPod(_ context.Context, pod *v1.Pod) ([]fwk.SignFragment, *fwk.Status) {
 	asked := pl.sources.demands.of(pod)
 	if asked == nil {

@@ -20,8 +20,11 @@ import (
 // Names of the indexes; they are shared with whoever else indexes the same
 // informers, hence the prefix.
 const (
-	indexBlocksByNode = "netplane.io/node"
-	indexPodsByUID    = "netplane.io/uid"
+	indexBlocksByNode     = "netplane.io/node"
+	indexBlocksByNetwork  = "netplane.io/network"
+	indexNodes            = "netplane.io/changed" // empty, see views
+	indexPodsByUID        = "netplane.io/uid"
+	indexWaitingByNetwork = "netplane.io/waiting"
 )
 
 // Sources are the caches that the plugin reads.
@@ -32,7 +35,8 @@ const (
 // of its own the plugin could be asked before they have caught up, and the pod
 // would wait for the next event, or five minutes (kubernetes/kubernetes#93552).
 // For the same reason everything derived hangs on the stored objects (see
-// node and network) or is an index, and nothing is filled by event handlers.
+// node and network), is an index, or is made stale by an index function (see
+// views), and nothing is filled by event handlers.
 type Sources struct {
 	nodes      cache.Indexer // *node, by name
 	networks   cache.Indexer // *network, by name
@@ -40,24 +44,26 @@ type Sources struct {
 	namespaces cache.Indexer // *v1.Namespace, by name
 	pods       cache.Indexer // *v1.Pod that are neither Succeeded nor Failed
 	demands    *demands
+	views      *views
+	claims     claims
 }
 
 // NewSources prepares the informers: it makes them hand out typed objects and
 // adds indexes. It must be called before they are started, and once only.
 func NewSources(dynamic dynamicinformer.DynamicSharedInformerFactory, pods cache.SharedIndexInformer) (*Sources, error) {
-	if err := pods.AddIndexers(cache.Indexers{indexPodsByUID: podUID}); err != nil {
+	sources := &Sources{pods: pods.GetIndexer(), demands: newDemands(), views: &views{}}
+	if err := pods.AddIndexers(sources.podIndexers()); err != nil {
 		return nil, fmt.Errorf("indexing pods: %w", err)
 	}
-	sources := &Sources{pods: pods.GetIndexer(), demands: newDemands()}
 	for _, source := range []struct {
 		resource  schema.GroupVersionResource
 		transform cache.TransformFunc
 		indexers  cache.Indexers
 		into      *cache.Indexer
 	}{
-		{nodeNetworks(), toNode, nil, &sources.nodes},
+		{nodeNetworks(), toNode, sources.nodeIndexers(), &sources.nodes},
 		{networks(), toNetwork, nil, &sources.networks},
-		{ipBlocks(), toIPBlock, cache.Indexers{indexBlocksByNode: blockNode}, &sources.blocks},
+		{ipBlocks(), toIPBlock, sources.blockIndexers(), &sources.blocks},
 		{namespaces(), toNamespace, nil, &sources.namespaces},
 	} {
 		informer := dynamic.ForResource(source.resource).Informer()
@@ -67,9 +73,41 @@ func NewSources(dynamic dynamicinformer.DynamicSharedInformerFactory, pods cache
 		if err := informer.AddIndexers(source.indexers); err != nil {
 			return nil, fmt.Errorf("indexing %s: %w", source.resource.Resource, err)
 		}
+		if _, err := informer.AddEventHandler(sources.staleness()); err != nil {
+			return nil, fmt.Errorf("watching %s: %w", source.resource.Resource, err)
+		}
 		*source.into = informer.GetIndexer()
 	}
 	return sources, nil
+}
+
+func (s *Sources) nodeIndexers() cache.Indexers {
+	return cache.Indexers{indexNodes: s.views.changedNode}
+}
+
+func (s *Sources) blockIndexers() cache.Indexers {
+	return cache.Indexers{indexBlocksByNode: s.views.changedBlock, indexBlocksByNetwork: blockNetwork}
+}
+
+func (s *Sources) podIndexers() cache.Indexers {
+	return cache.Indexers{indexPodsByUID: s.podUID, indexWaitingByNetwork: s.waitsFor}
+}
+
+// staleness makes views stale whose node has lost an object while its informer
+// was listing anew, see views.
+func (s *Sources) staleness() cache.ResourceEventHandler {
+	lost := func(obj any) {
+		if unknown, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+			obj = unknown.Obj
+		}
+		switch o := obj.(type) {
+		case *node:
+			s.views.changed(o.Name)
+		case *v1alpha1.IPBlock:
+			s.views.changed(o.Spec.NodeName)
+		}
+	}
+	return cache.ResourceEventHandlerFuncs{UpdateFunc: func(before, _ any) { lost(before) }, DeleteFunc: lost}
 }
 
 // The resources that the plugin watches.
@@ -145,20 +183,35 @@ func toNamespace(obj any) (any, error) {
 	return value, nil
 }
 
-func blockNode(obj any) ([]string, error) {
+// blockNetwork indexes blocks by the name of their network.
+func blockNetwork(obj any) ([]string, error) {
 	block, ok := obj.(*v1alpha1.IPBlock)
 	if !ok {
 		return nil, nil
 	}
-	return []string{block.Spec.NodeName}, nil
+	return []string{block.Spec.Network}, nil
 }
 
-func podUID(obj any) ([]string, error) {
+// podUID indexes the pods that an agent may hold addresses for.
+func (s *Sources) podUID(obj any) ([]string, error) {
 	pod, ok := obj.(*v1.Pod)
-	if !ok {
+	if !ok || s.demands.of(pod) == nil {
 		return nil, nil
 	}
 	return []string{string(pod.UID)}, nil
+}
+
+// waitsFor indexes the pods that have no node yet by their networks.
+func (s *Sources) waitsFor(obj any) ([]string, error) {
+	pod, ok := obj.(*v1.Pod)
+	if !ok || pod.Spec.NodeName != "" {
+		return nil, nil
+	}
+	var names []string
+	for _, count := range s.demands.taken(pod) {
+		names = append(names, count.Network)
+	}
+	return names, nil
 }
 
 // lookup reads one object of a cache that is keyed by name.
@@ -171,7 +224,7 @@ func lookup[T any](indexer cache.Indexer, name string) (value T, ok bool) {
 	return value, ok
 }
 
-// podExists tells whether a pod with this UID has not ended.
+// podExists tells whether a pod with this UID, that asks for networks, has not ended.
 func (s *Sources) podExists(uid types.UID) bool {
 	keys, err := s.pods.IndexKeys(indexPodsByUID, string(uid))
 	return err == nil && len(keys) > 0

@@ -31,7 +31,7 @@ func TestOneInformerServesEventsAndData(t *testing.T) {
 	block := makeBlock("data", "n", 0)
 	client := dynamicfake.NewSimpleDynamicClient(scheme, makeNetwork("data").Network, makeNode("n", up("data")).NodeNetwork, makeNamespace("tenant", nil))
 	dynamic := dynamicinformer.NewDynamicSharedInformerFactory(client, 0)
-	typed := informers.NewSharedInformerFactory(fake.NewClientset(makePod("p", "")), 0)
+	typed := informers.NewSharedInformerFactory(fake.NewClientset(makePod("p", "data"), makePod("none", "")), 0)
 	sources, err := NewSources(dynamic, typed.Core().V1().Pods().Informer())
 	if err != nil {
 		t.Fatal(err)
@@ -41,7 +41,7 @@ func TestOneInformerServesEventsAndData(t *testing.T) {
 		if added, ok := obj.(*v1alpha1.IPBlock); !ok || added.Name != block.Name {
 			t.Errorf("the handler got a %T", obj)
 		}
-		held <- sources.supply(newNodeInfo("n").Node(), makeNetwork("data")).Addresses
+		held <- sources.supply("n", "uid-n", makeNetwork("data")).Addresses
 	}}); err != nil {
 		t.Fatal(err)
 	}
@@ -75,8 +75,8 @@ func TestOneInformerServesEventsAndData(t *testing.T) {
 	if _, ok := lookup[*v1.Namespace](sources.namespaces, "tenant"); !ok {
 		t.Error("the Namespace is not in the cache")
 	}
-	if !sources.podExists("uid-p") || sources.podExists("uid-q") {
-		t.Error("pods are not found by UID")
+	if !sources.podExists("uid-p") || sources.podExists("uid-q") || sources.podExists("uid-none") {
+		t.Error("pods with networks are not found by UID, or others are")
 	}
 }
 
