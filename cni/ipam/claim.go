@@ -44,6 +44,7 @@ const (
 // Hints end up in the errors of pods, after the network's name.
 const (
 	hintExhausted = "every block of the network's subnets is claimed by a node: add addresses with spec.additionalSubnets, or wait for pods to end"
+	hintTight     = "the Network is Tight, so that its blocks are claimed on demand: the one for this pod is on its way"
 	hintGone      = "the Network does not exist, or is being deleted"
 	hintNotReady  = "the Network is not Ready: see its conditions"
 	hintNotBacked = "no NIC of this node that is up backs the network's physical network, or the node refuses the network: see the node's NodeNetwork"
@@ -59,6 +60,7 @@ type claims struct {
 	expected map[string]expectation // created or found, not in the cache yet
 	doubtful map[string]bool        // Create gave no answer
 	pause    pause
+	short    time.Time       // since when pods that are bound here lack addresses
 	conflict map[string]bool // leases live in a block that another node has: told
 }
 
@@ -188,9 +190,11 @@ func (c *Claimer) claimAll(ctx context.Context, v *view, st *claims) (decision, 
 	for {
 		usage := c.manager.Usage(v.name)
 		now := c.clock.Now()
-		d := decide(v.situation(&usage, c.graces, now))
+		s := v.situation(&usage, c.graces, now)
+		st.short = s.noteShortage(st.short)
+		d := decide(s)
 		if !d.claim {
-			c.manager.Hint(v.name, v.hindrance())
+			c.manager.Hint(v.name, v.awaited())
 			return d, nil
 		}
 		if rest := st.pause.rest(v, now); rest > 0 {

@@ -49,7 +49,9 @@ type ClaimerConfig struct {
 	NodeName string
 	// IdleGrace passes before a block that nobody needs is given back.
 	IdleGrace time.Duration
-	// ScarceGrace is IdleGrace for Networks without an unclaimed block.
+	// ScarceGrace is IdleGrace for Networks that are Tight or without an
+	// unclaimed block. It is also how long a block that the scheduler has created
+	// waits for its pod to be bound.
 	ScarceGrace time.Duration
 	// DrainGrace passes before an empty block that is being deleted goes.
 	DrainGrace time.Duration

@@ -55,12 +55,18 @@ func TestBlocksAreClaimedForWatermarkAndDemand(t *testing.T) {
 	expectEqual(t, "blocks for 38 addresses", 6, len(f.blocksInAPI()))
 }
 
-func TestOfATightNetworkBlocksAreClaimedStill(t *testing.T) {
+func TestOfATightNetworkBlocksAreClaimedForBoundPodsOnly(t *testing.T) {
 	network := dataNetwork()
 	network.Status.Conditions = append(network.Status.Conditions, metav1.Condition{Type: v1alpha1.ConditionTight, Status: metav1.ConditionTrue})
 	f := newClaimFixture(t, network, thisNodeNetwork(), thisNodeObject())
 	f.run()
-	expectEqual(t, "blocks", 1, len(f.blocksInAPI()))
+	expectEqual(t, "blocks without a pod", 0, len(f.blocksInAPI()))
+	f.create(pod("a", "data"))
+	f.run()
+	expectEqual(t, "blocks while the scheduler's may be on its way", 0, len(f.blocksInAPI()))
+	f.clock.Step(adoptWait)
+	f.run()
+	expectEqual(t, "blocks for a pod that nobody made one for", 1, len(f.blocksInAPI()))
 }
 
 func TestWhatIsNotClaimed(t *testing.T) {

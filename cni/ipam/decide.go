@@ -9,6 +9,10 @@ import (
 	"time"
 )
 
+// adoptWait is how long an agent waits for the block that the scheduler has
+// created for a pod, before it claims one itself.
+const adoptWait = time.Second
+
 // maxWatermark bounds how many free addresses a node keeps ahead of need.
 const maxWatermark = 8
 
@@ -37,10 +41,12 @@ type heldBlock struct {
 type situation struct {
 	now       time.Time
 	graces    graces
-	claimable bool // the node may claim blocks
-	backed    bool // the node's NICs back the Network: one block stays warm
-	ending    bool // the Network is being deleted: nothing that is idle stays
-	scarce    bool // no unclaimed block is left
+	claimable bool      // the node may claim blocks
+	backed    bool      // the node's NICs back the Network: one block stays warm
+	ending    bool      // the Network is being deleted: nothing that is idle stays
+	scarce    bool      // few unclaimed blocks are left, or none
+	tight     bool      // the scheduler claims blocks on demand: none stays warm
+	short     time.Time // since when pods that are bound here lack addresses, or zero
 	watermark int
 	needed    int // addresses of open blocks that pods have, or will ask for
 	blocks    []heldBlock
@@ -64,12 +70,37 @@ func decide(s *situation) decision {
 		}
 	}
 	held, free := s.held()
-	if s.claimable && (held == 0 || free < s.watermark) {
-		d.claim = true
+	if s.claimable && s.lacks(held, free) {
+		// The scheduler creates a block before it binds the pod that needs it, but
+		// the pod may come through its watch first.
+		d.claim = !s.tight || !d.wait(adoptWait-s.now.Sub(s.short))
 		return d
 	}
 	d.giveSpare(s, held, free)
 	return d
+}
+
+// lacks tells whether another block is needed. Of a Tight network that is so
+// only for pods that are bound already: by another scheduler, or before a block
+// of the node went.
+func (s *situation) lacks(held, free int) bool {
+	if s.tight {
+		return free < 0
+	}
+	return held == 0 || free < s.watermark
+}
+
+// noteShortage remembers since when pods lack addresses.
+func (s *situation) noteShortage(since time.Time) time.Time {
+	switch _, free := s.held(); {
+	case free >= 0:
+		s.short = time.Time{}
+	case since.IsZero():
+		s.short = s.now
+	default:
+		s.short = since
+	}
+	return s.short
 }
 
 // held counts the open blocks, and their addresses that nobody needs.
@@ -105,7 +136,7 @@ func (d *decision) finishDeleted(s *situation) {
 // again at once. The one that was idle for longest goes first.
 func (d *decision) giveSpare(s *situation, held, free int) {
 	keep, spare, grace := 0, 0, s.graces.idle
-	if s.backed && !s.ending {
+	if s.backed && !s.ending && !s.tight {
 		keep, spare = 1, s.watermark
 	}
 	switch {

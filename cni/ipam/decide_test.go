@@ -124,6 +124,43 @@ func TestDecideToGiveBack(t *testing.T) {
 	})
 }
 
+func TestDecideOfATightNetwork(t *testing.T) {
+	checkDecisions(t, []decideTest{
+		{
+			name: "nothing is claimed ahead",
+			s:    situation{claimable: true, backed: true, tight: true, scarce: true},
+		},
+		{
+			name: "a pod that is bound uses the last address of a block",
+			s:    situation{claimable: true, backed: true, tight: true, scarce: true, needed: 7, blocks: []heldBlock{open(1, 6, 0)}},
+		},
+		{
+			name: "a pod that was bound waits a moment for the block that the scheduler made for it",
+			s:    situation{claimable: true, backed: true, tight: true, scarce: true, needed: 1, short: ago(300 * time.Millisecond)},
+			want: decision{again: 700 * time.Millisecond},
+		},
+		{
+			name: "a pod that was bound by somebody else gets a block",
+			s:    situation{claimable: true, backed: true, tight: true, scarce: true, needed: 1, short: ago(time.Second)},
+			want: decision{claim: true},
+		},
+		{
+			name: "blocks that no pod needs are given back, the last one too",
+			s:    situation{claimable: true, backed: true, tight: true, scarce: true, blocks: []heldBlock{open(1, 0, time.Minute), open(2, 0, time.Hour)}},
+			want: decision{giveBack: []netip.Prefix{nth(2), nth(1)}},
+		},
+		{
+			name: "a block that has just come waits for its pod",
+			s:    situation{claimable: true, backed: true, tight: true, scarce: true, blocks: []heldBlock{open(1, 0, 10*time.Second)}},
+			want: decision{again: 20 * time.Second},
+		},
+		{
+			name: "a block that a bound pod needs stays",
+			s:    situation{claimable: true, backed: true, tight: true, scarce: true, needed: 8, blocks: []heldBlock{open(1, 7, 0), open(2, 0, time.Hour)}},
+		},
+	})
+}
+
 func TestDecideToLetGo(t *testing.T) {
 	checkDecisions(t, []decideTest{
 		{

@@ -144,8 +144,7 @@ func (v *view) orphan(block *v1alpha1.IPBlock) bool {
 }
 
 // hindrance is why the node may not claim blocks of the Network, or empty.
-// Tight is none: until the scheduler claims blocks on demand, the last blocks
-// would serve nobody.
+// Tight is none: a pod that is bound without a block needs one.
 func (v *view) hindrance() string {
 	switch {
 	case v.ending():
@@ -158,6 +157,16 @@ func (v *view) hindrance() string {
 	return ""
 }
 
+// awaited is what a pod without an address waits for while the node claims
+// nothing, or empty.
+func (v *view) awaited() string {
+	if why := v.hindrance(); why != "" || !v.tight() {
+		return why
+	}
+	return hintTight
+}
+
+// tight tells that the scheduler claims the Network's blocks, on demand.
 func (v *view) tight() bool {
 	return v.network != nil && apimeta.IsStatusConditionTrue(v.network.Status.Conditions, v1alpha1.ConditionTight)
 }
@@ -199,6 +208,7 @@ func (v *view) situation(usage *Usage, g graces, now time.Time) *situation {
 		backed:    v.mapped,
 		ending:    v.ending(),
 		scarce:    v.scarce(),
+		tight:     v.tight(),
 		needed:    needs(v.demand, usage),
 	}
 	if v.plan != nil {
