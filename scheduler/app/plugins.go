@@ -5,6 +5,7 @@ package app
 
 import (
 	"fmt"
+	"slices"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/kubernetes/pkg/scheduler/apis/config"
@@ -40,16 +41,19 @@ func nodeTopologies() schema.GroupVersionResource {
 	return schema.GroupVersionResource{Group: "topology.node.k8s.io", Version: "v1alpha2", Resource: "noderesourcetopologies"}
 }
 
-// enables tells whether one of the profiles enables the plugin.
+// enables tells whether one of the profiles enables the plugin, at all
+// extension points (which Names leaves out) or at some.
 func enables(profiles []config.KubeSchedulerProfile, plugin string) bool {
 	for i := range profiles {
-		if profiles[i].Plugins == nil {
+		plugins := profiles[i].Plugins
+		if plugins == nil {
 			continue
 		}
-		for _, name := range profiles[i].Plugins.Names() {
-			if name == plugin {
-				return true
-			}
+		if slices.Contains(plugins.Names(), plugin) {
+			return true
+		}
+		if slices.ContainsFunc(plugins.MultiPoint.Enabled, func(p config.Plugin) bool { return p.Name == plugin }) {
+			return true
 		}
 	}
 	return false

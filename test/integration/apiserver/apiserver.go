@@ -37,6 +37,14 @@ func WithoutCRDs() Option {
 	}
 }
 
+// WithCRDs adds CRDs of others: files, or folders of them.
+func WithCRDs(paths ...string) Option {
+	return func(env *envtest.Environment) error {
+		env.CRDDirectoryPaths = append(env.CRDDirectoryPaths, paths...)
+		return nil
+	}
+}
+
 // WithAPIServerFlag sets one flag of kube-apiserver.
 func WithAPIServerFlag(name, value string) Option {
 	return func(env *envtest.Environment) error {

@@ -49,7 +49,12 @@ var (
 	ended      = make(chan error, 1)
 )
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
+func TestMain(m *testing.M) {
+	if os.Getenv(asScheduler) != "" {
+		os.Exit(scheduleOnly())
+	}
+	os.Exit(run(m))
+}
 
 func run(m *testing.M) int {
 	ctx, cancel := context.WithCancel(context.Background())
@@ -87,18 +92,8 @@ func run(m *testing.M) int {
 
 // start installs the scheduler's rights and runs it.
 func start(ctx context.Context, config *rest.Config, dir string) error {
-	types := runtime.NewScheme()
-	if err := errors.Join(scheme.AddToScheme(types), v1alpha1.AddToScheme(types)); err != nil {
-		return err
-	}
 	var err error
-	if api, err = client.New(config, client.Options{Scheme: types}); err != nil {
-		return fmt.Errorf("making a client: %w", err)
-	}
-	if err := api.Create(ctx, &v1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: v1alpha1.SystemNamespace}}); err != nil {
-		return fmt.Errorf("creating the namespace: %w", err)
-	}
-	if err := apply(ctx, filepath.Join(manifests, "rbac.yaml")); err != nil {
+	if api, err = prepare(ctx, config); err != nil {
 		return err
 	}
 	file, err := writeConfig(config, dir)
@@ -114,7 +109,24 @@ func start(ctx context.Context, config *rest.Config, dir string) error {
 	return nil
 }
 
-func apply(ctx context.Context, file string) error {
+// prepare gives a new API server what the scheduler needs, and returns an
+// administrator's client.
+func prepare(ctx context.Context, config *rest.Config) (client.Client, error) {
+	types := runtime.NewScheme()
+	if err := errors.Join(scheme.AddToScheme(types), v1alpha1.AddToScheme(types)); err != nil {
+		return nil, err
+	}
+	api, err := client.New(config, client.Options{Scheme: types})
+	if err != nil {
+		return nil, fmt.Errorf("making a client: %w", err)
+	}
+	if err := api.Create(ctx, &v1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: v1alpha1.SystemNamespace}}); err != nil {
+		return nil, fmt.Errorf("creating the namespace: %w", err)
+	}
+	return api, apply(ctx, api, filepath.Join(manifests, "rbac.yaml"))
+}
+
+func apply(ctx context.Context, api client.Client, file string) error {
 	raw, err := os.ReadFile(file)
 	if err != nil {
 		return err
@@ -133,10 +145,15 @@ func apply(ctx context.Context, file string) error {
 	}
 }
 
-// writeConfig writes the shipped configuration with one change: how to reach
-// the API server, and as whom.
+// writeConfig writes the base's configuration for the API server.
 func writeConfig(config *rest.Config, dir string) (string, error) {
-	raw, err := os.ReadFile(filepath.Join(manifests, "config.yaml"))
+	return writeConfigOf(filepath.Join(manifests, "config.yaml"), config, dir)
+}
+
+// writeConfigOf writes a shipped configuration with one change: how to reach
+// the API server, and as whom.
+func writeConfigOf(shippedFile string, config *rest.Config, dir string) (string, error) {
+	raw, err := os.ReadFile(shippedFile)
 	if err != nil {
 		return "", err
 	}

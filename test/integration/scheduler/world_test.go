@@ -25,11 +25,15 @@ import (
 // all removed at its end.
 type world struct {
 	t         *testing.T
+	api       client.Client
 	namespace string
 }
 
-func newWorld(t *testing.T) *world {
-	w := &world{t: t}
+// newWorld is one at the API server that all tests share.
+func newWorld(t *testing.T) *world { return newWorldAt(t, api) }
+
+func newWorldAt(t *testing.T, api client.Client) *world {
+	w := &world{t: t, api: api}
 	namespace := &v1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "test-"}}
 	w.create(namespace)
 	w.namespace = namespace.Name
@@ -39,12 +43,12 @@ func newWorld(t *testing.T) *world {
 // create makes an object, which goes when the test ends.
 func (w *world) create(object client.Object) {
 	w.t.Helper()
-	if err := api.Create(w.t.Context(), object); err != nil {
+	if err := w.api.Create(w.t.Context(), object); err != nil {
 		w.t.Fatalf("creating %T %s: %v", object, object.GetName(), err)
 	}
 	w.t.Cleanup(func() {
 		// The test's own context has ended.
-		if err := api.Delete(context.Background(), object, client.GracePeriodSeconds(0)); client.IgnoreNotFound(err) != nil {
+		if err := w.api.Delete(context.Background(), object, client.GracePeriodSeconds(0)); client.IgnoreNotFound(err) != nil {
 			w.t.Errorf("deleting %T %s: %v", object, object.GetName(), err)
 		}
 	})
@@ -52,7 +56,7 @@ func (w *world) create(object client.Object) {
 
 func (w *world) updateStatus(object client.Object) {
 	w.t.Helper()
-	if err := api.Status().Update(w.t.Context(), object); err != nil {
+	if err := w.api.Status().Update(w.t.Context(), object); err != nil {
 		w.t.Fatalf("updating the status of %T %s: %v", object, object.GetName(), err)
 	}
 }
@@ -121,7 +125,7 @@ func (w *world) setReady(network *v1alpha1.Network, status metav1.ConditionStatu
 func (w *world) block(network *v1alpha1.Network, node, cidr string) *v1alpha1.IPBlock {
 	w.t.Helper()
 	var holder v1.Node
-	if err := api.Get(w.t.Context(), key(node), &holder); err != nil {
+	if err := w.api.Get(w.t.Context(), key(node), &holder); err != nil {
 		w.t.Fatal(err)
 	}
 	block := &v1alpha1.IPBlock{
@@ -159,7 +163,7 @@ func (w *world) pod(name, networks string, change ...func(*v1.Pod)) *v1.Pod {
 func (w *world) bound() map[string]string {
 	w.t.Helper()
 	var list v1.PodList
-	if err := api.List(w.t.Context(), &list, client.InNamespace(w.namespace)); err != nil {
+	if err := w.api.List(w.t.Context(), &list, client.InNamespace(w.namespace)); err != nil {
 		w.t.Fatal(err)
 	}
 	out := map[string]string{}
@@ -215,7 +219,7 @@ func (w *world) awaitPending(pod *v1.Pod, want string) {
 func (w *world) complaints(pod string) []string {
 	w.t.Helper()
 	var list eventsv1.EventList
-	if err := api.List(w.t.Context(), &list, client.InNamespace(w.namespace)); err != nil {
+	if err := w.api.List(w.t.Context(), &list, client.InNamespace(w.namespace)); err != nil {
 		w.t.Fatal(err)
 	}
 	var out []string
