@@ -75,6 +75,10 @@ test-e2e: ## Tests on the kind cluster, which is made if it is not there
 	hack/demo-up.sh $(CLUSTER)
 	eval "$$(hack/cluster/env.sh)"; NETPLANE_E2E_CONTEXT=kind-$(CLUSTER) go test -tags e2e -count=1 -timeout 40m -v $(TESTFLAGS) ./test/e2e/...
 
+.PHONY: bench-scheduler
+bench-scheduler: ## Measure the scheduler against the stock one (NODES, PODS, ROUNDS; see test/bench)
+	hack/bench-scheduler.sh
+
 ##@ Check
 
 .PHONY: generate

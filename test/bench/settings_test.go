@@ -1,0 +1,88 @@
+// Copyright The netplane Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package bench
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// profile is a scheduler configuration that is measured.
+type profile string
+
+const (
+	// stock is kube-scheduler with its default configuration.
+	stock profile = "stock"
+	// netplane is the configuration that manifests/ installs.
+	netplane profile = "netplane"
+	// bare is the same with NetworkFit taken out: what the plugin alone costs.
+	bare profile = "bare"
+)
+
+// settings come from the environment, so that make can hand them on.
+type settings struct {
+	nodes    int
+	pods     int       // of each measurement
+	rounds   int       // of all profiles, in turn
+	requeues int       // of each kind
+	profiles []profile // stock comes first
+}
+
+// read reads NODES, PODS, ROUNDS, REQUEUES and PROFILES.
+func read(b *testing.B) settings {
+	b.Helper()
+	s := settings{nodes: number(b, "NODES", 5000), rounds: number(b, "ROUNDS", 3), requeues: number(b, "REQUEUES", 100)}
+	s.pods = number(b, "PODS", 2*s.nodes)
+	names := os.Getenv("PROFILES")
+	if names == "" {
+		names = "stock netplane"
+	}
+	for _, name := range strings.Fields(names) {
+		p := profile(name)
+		if p != stock && p != netplane && p != bare {
+			b.Fatalf("PROFILES: %q is unknown: use %s, %s or %s", name, stock, netplane, bare)
+		}
+		s.profiles = append(s.profiles, p)
+	}
+	return s
+}
+
+func number(b *testing.B, name string, otherwise int) int {
+	b.Helper()
+	text := os.Getenv(name)
+	if text == "" {
+		return otherwise
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 {
+		b.Fatalf("%s=%q: want a whole number from 1", name, text)
+	}
+	return n
+}
+
+// tell writes one line for whoever waits: to the file that BENCH_REPORT names,
+// because both standard outputs are full of logs of Kubernetes.
+func tell(b *testing.B, format string, args ...any) {
+	b.Helper()
+	line := fmt.Sprintf(format+"\n", args...)
+	path := os.Getenv("BENCH_REPORT")
+	if path == "" {
+		b.Log(strings.TrimSuffix(line, "\n"))
+		return
+	}
+	file, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o644)
+	if err != nil {
+		b.Fatalf("opening BENCH_REPORT: %v", err)
+	}
+	_, err = file.WriteString(line)
+	if closed := file.Close(); err == nil {
+		err = closed
+	}
+	if err != nil {
+		b.Fatalf("writing to BENCH_REPORT: %v", err)
+	}
+}
