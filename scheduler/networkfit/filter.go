@@ -49,7 +49,7 @@ func (pl *NetworkFit) Filter(_ context.Context, state fwk.CycleState, pod *v1.Po
 
 // reject answers and counts a node that cannot take the pod.
 func (pl *NetworkFit) reject(code fwk.Code, why lack) *fwk.Status {
-	pl.metrics.filtered[why.cause].Inc()
+	pl.metrics.filtered[why.cause].Add(1)
 	return fwk.NewStatus(code, why.reason)
 }
 

@@ -29,73 +29,57 @@ const (
 	causes // their number
 )
 
-// String is the cause as the metric's label.
+// String is the cause as the value of the metric's label.
 func (c cause) String() string {
 	return [causes]string{"nothing", "no_agent", "no_nic", "nic_down", "refused", "no_block", "too_few_addresses", "no_free_address"}[c]
 }
 
-// pluginMetrics are the series of one process, with the label values looked up
-// already: Filter only counts.
+// pluginMetrics are the plugin's series. They are counted here and made when
+// they are asked for: Filter does no more than add one, and kube-scheduler's
+// DELETE /metrics, which empties counters with labels, does not cut them off.
 type pluginMetrics struct {
-	filtered [causes]metrics.CounterMetric
+	metrics.BaseStableCollector
+
+	filteredDesc *metrics.Desc
+	filtered     [causes]atomic.Uint64
+	waitingDesc  *metrics.Desc
+	sources      atomic.Pointer[Sources]
 }
 
-// registerMetrics makes the series known to kube-scheduler's own registry. All
-// profiles share them: a second registration finds those of the first.
+// registerMetrics makes the series known to kube-scheduler's own registry. A
+// process has them once: all profiles count in the same.
 func registerMetrics(sources *Sources) (*pluginMetrics, error) {
-	filtered, err := once(metrics.NewCounterVec(&metrics.CounterOpts{
-		Name:           "netplane_scheduler_filtered_nodes_total",
-		Help:           "Nodes that Filter has rejected for a pod, by reason.",
-		StabilityLevel: metrics.ALPHA,
-	}, []string{"reason"}), func(vec *metrics.CounterVec) error { return legacyregistry.Register(vec) })
-	if err != nil {
-		return nil, err
+	made := &pluginMetrics{
+		filteredDesc: metrics.NewDesc("netplane_scheduler_filtered_nodes_total",
+			"Nodes that Filter has rejected for a pod, by reason.", []string{"reason"}, nil, metrics.ALPHA, ""),
+		waitingDesc: metrics.NewDesc("netplane_scheduler_pods_waiting",
+			"Pods without a node that ask for the network.", []string{"network"}, nil, metrics.ALPHA, ""),
 	}
-	waiting, err := once(newWaiting(), func(collector *waiting) error { return legacyregistry.CustomRegister(collector) })
-	if err != nil {
-		return nil, err
-	}
-	waiting.sources.Store(sources)
-	var made pluginMetrics
-	for c := nothing + 1; c < causes; c++ {
-		made.filtered[c] = filtered.WithLabelValues(c.String())
-	}
-	return &made, nil
-}
-
-// once registers a collector, or returns the one of its kind that is registered already.
-func once[C prometheus.Collector](collector C, register func(C) error) (C, error) {
-	err := register(collector)
+	err := legacyregistry.CustomRegister(made)
 	if known := (prometheus.AlreadyRegisteredError{}); errors.As(err, &known) {
-		if existing, ok := known.ExistingCollector.(C); ok {
-			return existing, nil
+		if existing, ok := known.ExistingCollector.(*pluginMetrics); ok {
+			made, err = existing, nil
 		}
 	}
 	if err != nil {
-		return collector, fmt.Errorf("registering metrics: %w", err)
+		return nil, fmt.Errorf("registering metrics: %w", err)
 	}
-	return collector, nil
-}
-
-// waiting counts, when it is asked, the pods that have no node yet.
-type waiting struct {
-	metrics.BaseStableCollector
-
-	desc    *metrics.Desc
-	sources atomic.Pointer[Sources]
-}
-
-func newWaiting() *waiting {
-	return &waiting{desc: metrics.NewDesc("netplane_scheduler_pods_waiting",
-		"Pods without a node that ask for the network.", []string{"network"}, nil, metrics.ALPHA, "")}
+	made.sources.Store(sources)
+	return made, nil
 }
 
 // DescribeWithStability names the series.
-func (w *waiting) DescribeWithStability(into chan<- *metrics.Desc) { into <- w.desc }
+func (m *pluginMetrics) DescribeWithStability(into chan<- *metrics.Desc) {
+	into <- m.filteredDesc
+	into <- m.waitingDesc
+}
 
-// CollectWithStability counts.
-func (w *waiting) CollectWithStability(into chan<- metrics.Metric) {
-	sources := w.sources.Load()
+// CollectWithStability makes the series.
+func (m *pluginMetrics) CollectWithStability(into chan<- metrics.Metric) {
+	for c := nothing + 1; c < causes; c++ {
+		into <- metrics.NewLazyConstMetric(m.filteredDesc, metrics.CounterValue, float64(m.filtered[c].Load()), c.String())
+	}
+	sources := m.sources.Load()
 	if sources == nil {
 		return
 	}
@@ -103,7 +87,7 @@ func (w *waiting) CollectWithStability(into chan<- metrics.Metric) {
 		// The last pod may have gone between the two calls.
 		keys, err := sources.pods.IndexKeys(indexWaitingByNetwork, network)
 		if err == nil && len(keys) > 0 {
-			into <- metrics.NewLazyConstMetric(w.desc, metrics.GaugeValue, float64(len(keys)), network)
+			into <- metrics.NewLazyConstMetric(m.waitingDesc, metrics.GaugeValue, float64(len(keys)), network)
 		}
 	}
 }
