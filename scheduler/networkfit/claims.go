@@ -20,10 +20,12 @@ import (
 )
 
 const (
-	// assumeFor is how long is remembered what the informers do not show yet: a
-	// block that was created, and a pod that was bound. A block that comes later
-	// still makes pods wait for it, but never puts two into one place.
+	// assumeFor is how long a block that was created, and a pod that was bound,
+	// count without the informers showing them.
 	assumeFor = time.Minute
+	// avoidFor is how long such a block is not chosen again: pods that are not
+	// bound yet may count on it, and it must not be counted twice.
+	avoidFor = 10 * assumeFor
 	// takenFor is the same for a block that another has. It is short, because no
 	// event tells when it has passed: to try such a block again costs one request.
 	takenFor = 5 * time.Second
@@ -87,6 +89,12 @@ func newClaim(n *need, prefix netip.Prefix) *claim {
 	}
 }
 
+// counts tells whether pods may count on the block. What the informer shows is
+// counted there, if it is the node's; if it is not, the claim is given another.
+func (on *claim) counts(now time.Time, shown func(name string) bool) bool {
+	return !shown(on.name) && (on.created.IsZero() || now.Sub(on.created) <= assumeFor)
+}
+
 // need is a pod that is given a place on a node.
 type need struct {
 	network *network
@@ -124,8 +132,8 @@ func (c *claims) reserve(n *need) bool {
 		if lack <= 0 {
 			return true
 		}
-		if n.shown(on.name) {
-			continue // counted in lack if it is the node's; if not, it is replaced
+		if !on.counts(c.now(), n.shown) {
+			continue
 		}
 		on.holders[n.pod] = true
 		lack -= n.network.plan.Capacity(on.prefix)
@@ -196,7 +204,7 @@ func (c *claims) onTheWay(net *network, node string, shown func(name string) boo
 	}
 	addresses := 0
 	for _, on := range p.byNode[node] {
-		if !shown(on.name) {
+		if on.counts(c.now(), shown) {
 			addresses += net.plan.Capacity(on.prefix)
 		}
 	}
@@ -331,7 +339,7 @@ func (p *pool) release(node string, pod types.UID) {
 func (p *pool) sweep(now time.Time, shown func(name string) bool) {
 	for node := range p.byNode {
 		p.drop(node, func(on *claim) bool {
-			return !on.created.IsZero() && (now.Sub(on.created) > assumeFor || shown(on.name))
+			return !on.created.IsZero() && (now.Sub(on.created) > avoidFor || shown(on.name))
 		})
 	}
 	for prefix, by := range p.taken {
