@@ -45,4 +45,6 @@ for name in "${wanted[@]}"; do
 	*) die "no such measurement: $name (heap, requeue or throughput)" ;;
 	esac
 done
-for name in "${wanted[@]}"; do grep '^bench ' "$out/$name.report"; done
+for name in throughput requeue heap; do
+	if [[ " ${wanted[*]} " == *" $name "* ]]; then grep '^bench ' "$out/$name.report"; fi
+done
