@@ -28,7 +28,7 @@ func (pl *NetworkFit) Filter(_ context.Context, state fwk.CycleState, pod *v1.Po
 			return pl.reject(fwk.UnschedulableAndUnresolvable, offered.lack)
 		}
 	}
-	load := seen.load(info, pl.sources)
+	load := pl.load(state, seen, info)
 	var short *want
 	for i := range found {
 		w := &found[i]

@@ -151,7 +151,8 @@ func makeNamespace(name string, labels map[string]string) *v1.Namespace {
 // cycleState is a map; the plugin uses nothing else of the framework's.
 type cycleState struct {
 	fwk.CycleState
-	data map[fwk.StateKey]fwk.StateData
+	data  map[fwk.StateKey]fwk.StateData
+	group bool // of a pod that is tried together with its group
 }
 
 func newCycleState() *cycleState { return &cycleState{data: map[fwk.StateKey]fwk.StateData{}} }
@@ -162,6 +163,8 @@ func (c *cycleState) Read(key fwk.StateKey) (fwk.StateData, error) {
 	}
 	return nil, fwk.ErrNotFound
 }
+
+func (c *cycleState) IsPodGroupSchedulingCycle() bool { return c.group }
 
 func (c *cycleState) Write(key fwk.StateKey, data fwk.StateData) { c.data[key] = data }
 

@@ -99,8 +99,9 @@ type offer struct {
 }
 
 // counted is the load of a node at one generation of its NodeInfo. The
-// generation is unique to a set of pods, also in simulations
-// (k8s.io/kubernetes pkg/scheduler/framework/types.go, nextGeneration).
+// generation is unique to a set of pods, also when preemption is simulated
+// (k8s.io/kubernetes pkg/scheduler/framework/types.go, nextGeneration); for
+// pod groups see NetworkFit.load.
 // Whether the pod of a held entry exists is not part of the key: when such a
 // pod goes, it leaves the NodeInfo that it was counted in, too, and the
 // generation changes.
@@ -148,7 +149,18 @@ func (v *view) offer(net *network, sources *Sources) *offer {
 	return &found[0]
 }
 
-// load is what is in use on the node if it has the pods of info.
+// load is what is in use on the node if it has the pods of info. While a pod
+// group is tried as a whole nothing is remembered: its members enter the
+// snapshot, and leave it, without a new generation (k8s.io/kubernetes
+// pkg/scheduler/backend/cache/snapshot.go, AssumePod).
+func (pl *NetworkFit) load(state fwk.CycleState, seen *view, info fwk.NodeInfo) capacity.Load {
+	if state.IsPodGroupSchedulingCycle() {
+		return seen.node.load(info, pl.sources)
+	}
+	return seen.load(info, pl.sources)
+}
+
+// load remembers what is in use on the node if it has the pods of info.
 func (v *view) load(info fwk.NodeInfo, sources *Sources) capacity.Load {
 	generation := info.GetGeneration()
 	if last := v.counted.Load(); last != nil && last.generation == generation {
