@@ -21,25 +21,32 @@ func (pl *NetworkFit) PreScore(_ context.Context, state fwk.CycleState, _ *v1.Po
 }
 
 // Score rates a node from 0 to 100 by the most utilised of the requested
-// networks, with the pod placed. It depends on this node alone, which is what
-// lets pods with one signature share their scores (see SignPod).
+// networks, with the pod placed. A network's utilisation counts in proportion
+// to its weight; the heaviest that the pod asks for counts in full. The score
+// depends on this node alone, which is what lets pods with one signature share
+// their scores (see SignPod).
 func (pl *NetworkFit) Score(_ context.Context, state fwk.CycleState, pod *v1.Pod, info fwk.NodeInfo) (int64, *fwk.Status) {
 	host := info.Node()
 	seen := pl.sources.view(host)
 	if seen.node == nil {
 		return fwk.MinScore, nil // gone since Filter; binding will show
 	}
-	load, found := seen.load(info, pl.sources), readWants(state)
-	var worst float64
+	load, found := pl.load(state, seen, info), readWants(state)
+	var worst, heaviest float64
 	for i := range found {
 		w := &found[i]
 		if w.plan == nil {
 			continue
 		}
+		weight := float64(pl.args.ScoringStrategy.Weight(w.Name))
 		used := usedBy(load, pod, host.Name, w.Name, w.demand)
-		worst = max(worst, seen.offer(w.network, pl.sources).supply.Utilisation(used, w.demand))
+		worst = max(worst, weight*seen.offer(w.network, pl.sources).supply.Utilisation(used, w.demand))
+		heaviest = max(heaviest, weight)
 	}
-	if pl.args.ScoringStrategy == config.LeastUtilized {
+	if heaviest > 0 {
+		worst /= heaviest
+	}
+	if pl.args.ScoringStrategy.Type == config.LeastUtilized {
 		worst = 1 - worst
 	}
 	return int64(worst * float64(fwk.MaxScore)), nil

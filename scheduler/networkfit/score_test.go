@@ -43,18 +43,50 @@ func TestScoreIsTheMostUtilisedNetworks(t *testing.T) {
 			if status := pl.PreScore(t.Context(), state, pod, nil); !status.IsSuccess() {
 				t.Fatal(status)
 			}
-			got := map[config.ScoringStrategy]int64{}
-			for _, strategy := range []config.ScoringStrategy{config.LeastUtilized, config.MostUtilized} {
-				pl.args.ScoringStrategy = strategy
+			got := map[config.ScoringType]int64{}
+			for _, strategy := range []config.ScoringType{config.LeastUtilized, config.MostUtilized} {
+				pl.args.ScoringStrategy.Type = strategy
 				score, status := pl.Score(t.Context(), state, pod, info)
 				if !status.IsSuccess() {
 					t.Fatal(status)
 				}
 				got[strategy] = score
 			}
-			want := map[config.ScoringStrategy]int64{config.LeastUtilized: test.least, config.MostUtilized: test.most}
+			want := map[config.ScoringType]int64{config.LeastUtilized: test.least, config.MostUtilized: test.most}
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("scores (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestScoreWeighsNetworks(t *testing.T) {
+	// With the pod on it data is utilised by 2/7, management by 5/7.
+	objects := []any{makeNode("n", up("data", "management")), makeNetwork("data"), makeNetwork("management"), makeBlock("data", "n", 0), makeBlock("management", "n", 1)}
+	there := append(pods(1, "data"), pods(4, "management")...)
+	for name, test := range map[string]struct {
+		networks string
+		weights  []config.NetworkWeight
+		want     int64
+	}{
+		"all alike":                                  {"data,management", nil, 28},
+		"all heavy":                                  {"data,management", []config.NetworkWeight{{Name: "data", Weight: 9}, {Name: "management", Weight: 9}}, 28},
+		"the fuller one is the heavier":              {"data,management", []config.NetworkWeight{{Name: "management", Weight: 4}}, 28},
+		"the fuller one is lighter":                  {"data,management", []config.NetworkWeight{{Name: "data", Weight: 2}}, 64},
+		"the fuller one hardly matters":              {"data,management", []config.NetworkWeight{{Name: "data", Weight: 100}}, 71},
+		"a weight is no matter for one network":      {"management", []config.NetworkWeight{{Name: "management", Weight: 7}}, 28},
+		"the weights of others do not matter either": {"management", []config.NetworkWeight{{Name: "data", Weight: 7}}, 28},
+	} {
+		t.Run(name, func(t *testing.T) {
+			pl := newPlugin(t, objects...)
+			pl.args.ScoringStrategy.Networks = test.weights
+			state, pod := newCycleState(), makePod("p", test.networks)
+			if _, status := pl.PreFilter(t.Context(), state, pod, nil); !status.IsSuccess() {
+				t.Fatal(status)
+			}
+			got, status := pl.Score(t.Context(), state, pod, newNodeInfo("n", there...))
+			if !status.IsSuccess() || got != test.want {
+				t.Errorf("score %d (%v), want %d", got, status, test.want)
 			}
 		})
 	}
