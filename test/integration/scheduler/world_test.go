@@ -65,6 +65,16 @@ func (w *world) updateStatus(object client.Object) {
 // agent and one NIC that is up for each physical network.
 func (w *world) node(name string, physical ...string) *v1alpha1.NodeNetwork {
 	w.t.Helper()
+	w.bareNode(name)
+	if physical == nil {
+		return nil
+	}
+	return w.nodeNetwork(name, physical...)
+}
+
+// bareNode makes a Node that is ready.
+func (w *world) bareNode(name string) {
+	w.t.Helper()
 	node := &v1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}
 	w.create(node)
 	node.Status = v1.NodeStatus{
@@ -72,9 +82,11 @@ func (w *world) node(name string, physical ...string) *v1alpha1.NodeNetwork {
 		Conditions:  []v1.NodeCondition{{Type: v1.NodeReady, Status: v1.ConditionTrue}},
 	}
 	w.updateStatus(node)
-	if physical == nil {
-		return nil
-	}
+}
+
+// nodeNetwork makes a NodeNetwork as a ready agent writes it.
+func (w *world) nodeNetwork(name string, physical ...string) *v1alpha1.NodeNetwork {
+	w.t.Helper()
 	offer := &v1alpha1.NodeNetwork{ObjectMeta: metav1.ObjectMeta{Name: name}}
 	w.create(offer)
 	meta.SetStatusCondition(&offer.Status.Conditions, metav1.Condition{Type: v1alpha1.ConditionAgentReady, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonAgentPodReady})

@@ -1,0 +1,91 @@
+// Copyright The netplane Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package scheduler
+
+import (
+	"fmt"
+	"testing"
+
+	v1 "k8s.io/api/core/v1"
+	schedulingv1beta1 "k8s.io/api/scheduling/v1beta1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/netplane/netplane/api/v1alpha1"
+	"github.com/netplane/netplane/test/integration/apiserver"
+)
+
+// The scheduler tries a gang as a whole, reserving for each member, and takes
+// all back where one does not fit (KEP-4671): nothing of ours may stay behind.
+func TestAGangWithoutRoomForAllTakesNothing(t *testing.T) {
+	const gate = "GenericWorkload=true"
+	config, api := ownServer(t, apiserver.WithAPIServerFlag("feature-gates", gate), apiserver.WithAPIServerFlag("runtime-config", "scheduling.k8s.io/v1beta1=true"))
+	file, err := writeConfig(config, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	startProcess(t, file, "--leader-elect=false", "--feature-gates="+gate)
+
+	const size = 4
+	w := newWorldAt(t, api)
+	offer := w.node("a", "phy-net1")
+	w.block(w.network("data", "phy-net1", "10.20.0.0/16"), "a", "10.20.1.0/29")
+	setFree := func(free int) {
+		offer.Status.Held = nil
+		if free < 7 {
+			offer.Status.Held = []v1alpha1.HeldAddresses{{Network: "data", Count: int32(7 - free)}}
+		}
+		w.updateStatus(offer)
+	}
+	setFree(size - 1)
+	group := w.gang("gang", size)
+	for i := range size {
+		w.pod(fmt.Sprintf("member-%d", i), "data", inGroup(group))
+	}
+	eventually(t, func() string {
+		current := &schedulingv1beta1.PodGroup{}
+		if err := api.Get(t.Context(), client.ObjectKeyFromObject(group), current); err != nil {
+			return err.Error()
+		}
+		if scheduled := meta.FindStatusCondition(current.Status.Conditions, schedulingv1beta1.PodGroupInitiallyScheduled); scheduled == nil || scheduled.Status != metav1.ConditionFalse {
+			return fmt.Sprintf("the gang has not been tried: its conditions are %v", current.Status.Conditions)
+		}
+		return ""
+	})
+	if placed, _ := w.count(); placed != 0 {
+		t.Fatalf("%d members of the gang are bound, want none: there is room for %d of %d", placed, size-1, size)
+	}
+	// What the gang had reserved for the trial is free again, all of it.
+	var singles []*v1.Pod
+	for i := range size - 1 {
+		single := w.pod(fmt.Sprintf("single-%d", i), "data")
+		w.awaitBound(single)
+		singles = append(singles, single)
+	}
+	for _, single := range singles {
+		w.remove(single)
+	}
+	setFree(size)
+	w.awaitPlaced(size)
+	// And what the gang holds is counted, member by member.
+	w.awaitPending(w.pod("late", "data"), `1 node(s) had no free address in network "data"`)
+}
+
+// gang makes a group of pods that start together or not at all.
+func (w *world) gang(name string, size int32) *schedulingv1beta1.PodGroup {
+	w.t.Helper()
+	group := &schedulingv1beta1.PodGroup{
+		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: w.namespace},
+		Spec: schedulingv1beta1.PodGroupSpec{
+			SchedulingPolicy: schedulingv1beta1.PodGroupSchedulingPolicy{Gang: &schedulingv1beta1.GangSchedulingPolicy{MinCount: size}},
+		},
+	}
+	w.create(group)
+	return group
+}
+
+func inGroup(group *schedulingv1beta1.PodGroup) func(*v1.Pod) {
+	return func(p *v1.Pod) { p.Spec.SchedulingGroup = &v1.PodSchedulingGroup{PodGroupName: &group.Name} }
+}
