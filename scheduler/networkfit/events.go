@@ -6,7 +6,7 @@ package networkfit
 import (
 	"context"
 	"fmt"
-	"maps"
+	"slices"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -15,6 +15,7 @@ import (
 	fwk "k8s.io/kube-scheduler/framework"
 
 	"github.com/netplane/netplane/api/v1alpha1"
+	"github.com/netplane/netplane/scheduler/capacity"
 )
 
 // EventsToRegister names what can make a pod schedulable that the plugin has
@@ -84,12 +85,18 @@ func (pl *NetworkFit) afterNode(logger klog.Logger, pod *v1.Pod, oldObj, newObj 
 	if err != nil || asked == nil {
 		return fwk.Queue, err
 	}
-	offer, ok := lookup[*node](pl.sources.nodes, after.Name)
+	return hint(logger, pl.serves(after.Name, asked), pod, "Node", after.Name), nil
+}
+
+// serves tells whether a node serves all that is asked for, whatever addresses
+// there are. If it comes to do so later, that is an event of its own.
+func (pl *NetworkFit) serves(name string, asked *parsed) bool {
+	offer, ok := lookup[*node](pl.sources.nodes, name)
 	for i := range asked.requests {
 		net, exists := lookup[*network](pl.sources.networks, asked.requests[i].Name)
 		ok = ok && exists && offer.lacks(net).cause == nothing
 	}
-	return hint(logger, ok, pod, "Node", after.Name), nil
+	return ok
 }
 
 // afterNetwork queues a pod if a Network that it wants has become usable or
@@ -105,12 +112,14 @@ func (pl *NetworkFit) afterNetwork(logger klog.Logger, pod *v1.Pod, oldObj, newO
 	return hint(logger, gained, pod, "Network", after.Name), nil
 }
 
+// afterIPBlock queues a pod if a node that serves it has a block more.
 func (pl *NetworkFit) afterIPBlock(logger klog.Logger, pod *v1.Pod, oldObj, newObj any) (fwk.QueueingHint, error) {
 	before, after, err := objects[*v1alpha1.IPBlock](oldObj, newObj)
 	if err != nil {
 		return fwk.Queue, err
 	}
-	gained := pl.asksFor(pod, after.Spec.Network) && after.DeletionTimestamp == nil && (before == nil || before.UID != after.UID)
+	gained := pl.asksFor(pod, after.Spec.Network) && after.DeletionTimestamp == nil && (before == nil || before.UID != after.UID) &&
+		pl.serves(after.Spec.NodeName, pl.sources.demands.of(pod))
 	return hint(logger, gained, pod, "IPBlock", after.Name), nil
 }
 
@@ -126,26 +135,30 @@ func (pl *NetworkFit) afterIPBlockDeleted(logger klog.Logger, pod *v1.Pod, oldOb
 	return hint(logger, gained, pod, "IPBlock", deleted.Name), nil
 }
 
+// afterNamespace queues a pod if a Network that it wants admits its namespace now.
 func (pl *NetworkFit) afterNamespace(logger klog.Logger, pod *v1.Pod, oldObj, newObj any) (fwk.QueueingHint, error) {
 	before, after, err := objects[*v1.Namespace](oldObj, newObj)
-	if err != nil {
+	asked := pl.sources.demands.of(pod)
+	if err != nil || asked == nil {
 		return fwk.Queue, err
 	}
-	gained := pod.Namespace == after.Name && (before == nil || !maps.Equal(before.Labels, after.Labels))
+	gained := false
+	for i := range asked.requests {
+		net, ok := lookup[*network](pl.sources.networks, asked.requests[i].Name)
+		gained = gained || ok && pod.Namespace == after.Name && net.refuses(after.Name, after) == "" && net.refuses(after.Name, before) != ""
+	}
 	return hint(logger, gained, pod, "Namespace", after.Name), nil
 }
 
+// afterPodDeleted queues a pod if the one that is gone had what it wants.
 func (pl *NetworkFit) afterPodDeleted(logger klog.Logger, pod *v1.Pod, oldObj, _ any) (fwk.QueueingHint, error) {
 	_, deleted, err := objects[*v1.Pod](nil, oldObj)
 	if err != nil {
 		return fwk.Queue, err
 	}
-	for _, freed := range pl.sources.demands.taken(deleted) {
-		if pl.asksFor(pod, freed.Network) {
-			return hint(logger, true, pod, "Pod", klog.KObj(deleted).String()), nil
-		}
-	}
-	return fwk.QueueSkip, nil
+	gained := slices.ContainsFunc(pl.sources.demands.taken(deleted), func(freed capacity.Count) bool { return pl.asksFor(pod, freed.Network) }) &&
+		pl.serves(deleted.Spec.NodeName, pl.sources.demands.of(pod))
+	return hint(logger, gained, pod, "Pod", klog.KObj(deleted).String()), nil
 }
 
 func (pl *NetworkFit) afterOwnUpdate(logger klog.Logger, pod *v1.Pod, oldObj, newObj any) (fwk.QueueingHint, error) {

@@ -15,6 +15,10 @@ import (
 	"github.com/netplane/netplane/api/v1alpha1"
 )
 
+func forTeamA(n *v1alpha1.Network) {
+	n.Spec.NamespaceSelector = &metav1.LabelSelector{MatchLabels: map[string]string{"team": "a"}}
+}
+
 func TestHints(t *testing.T) {
 	held := func(count int32) *node {
 		return makeNode("n", up("data"), hold(v1alpha1.HeldAddresses{Network: "data", Count: count}))
@@ -35,43 +39,52 @@ func TestHints(t *testing.T) {
 		old, new any
 		want     fwk.QueueingHint
 	}{
-		"the NIC comes up":                        {"nodenetworks", "", down, makeNode("n", up("data")), fwk.Queue},
-		"the NIC is mapped":                       {"nodenetworks", "", makeNode("n", nil), makeNode("n", up("data")), fwk.Queue},
-		"the NIC goes down":                       {"nodenetworks", "", makeNode("n", up("data")), down, fwk.QueueSkip},
-		"the agent becomes ready":                 {"nodenetworks", "", noAgent, makeNode("n", up("data")), fwk.Queue},
-		"the node no longer refuses":              {"nodenetworks", "", makeNode("n", up("data"), refuse("data", "PluginConflict")), makeNode("n", up("data")), fwk.Queue},
-		"a node joins":                            {"nodenetworks", "", nil, makeNode("n", up("data")), fwk.Queue},
-		"a node without the NIC joins":            {"nodenetworks", "", nil, makeNode("n", up("management")), fwk.QueueSkip},
-		"held addresses go free":                  {"nodenetworks", "", held(3), held(2), fwk.Queue},
-		"the last held address goes free":         {"nodenetworks", "", held(1), makeNode("n", up("data")), fwk.Queue},
-		"addresses become held":                   {"nodenetworks", "", held(2), held(3), fwk.QueueSkip},
-		"nothing that matters changes":            {"nodenetworks", "", makeNode("n", up("data")), makeNode("n", up("data", "management")), fwk.QueueSkip},
-		"the NIC of another network comes up":     {"nodenetworks", "", makeNode("n", nil), makeNode("n", up("management")), fwk.QueueSkip},
-		"one of two NICs comes up":                {"nodenetworks", "data,management", makeNode("n", nil), makeNode("n", up("data")), fwk.QueueSkip},
-		"the second of two NICs comes up":         {"nodenetworks", "data,management", makeNode("n", up("management")), makeNode("n", up("data", "management")), fwk.Queue},
-		"a node changes, the network is missing":  {"nodenetworks", "foo", makeNode("n", nil), makeNode("n", up("foo")), fwk.QueueSkip},
-		"the Network is created, not ready":       {"networks", "", nil, unready, fwk.QueueSkip},
-		"the Network is created ready":            {"networks", "", nil, makeNetwork("data"), fwk.Queue},
-		"the Network becomes ready":               {"networks", "", unready, makeNetwork("data"), fwk.Queue},
-		"the Network's spec changes":              {"networks", "", makeNetwork("data"), grown, fwk.Queue},
-		"the Network's counters change":           {"networks", "", makeNetwork("data"), counted, fwk.QueueSkip},
-		"the Network stops being ready":           {"networks", "", makeNetwork("data"), unready, fwk.QueueSkip},
-		"another Network becomes ready":           {"networks", "management", unready, makeNetwork("data"), fwk.QueueSkip},
-		"a block is claimed":                      {"ipblocks", "", nil, makeBlock("data", "n", 0), fwk.Queue},
-		"a block of another network is claimed":   {"ipblocks", "management", nil, makeBlock("data", "n", 0), fwk.QueueSkip},
-		"a block begins to be released":           {"ipblocks", "", makeBlock("data", "n", 0), releasing, fwk.QueueSkip},
-		"a block changes hands unseen":            {"ipblocks", "", makeBlock("data", "n", 0), makeBlock("data", "m", 0), fwk.Queue},
-		"the namespace appears":                   {"namespaces", "", nil, labelled, fwk.Queue},
-		"the namespace is labelled":               {"namespaces", "", makeNamespace("tenant", nil), labelled, fwk.Queue},
-		"the namespace is annotated":              {"namespaces", "", labelled, labelled.DeepCopy(), fwk.QueueSkip},
-		"another namespace is labelled":           {"namespaces", "", nil, makeNamespace("other", map[string]string{"team": "a"}), fwk.QueueSkip},
-		"a pod on the network goes":               {"AssignedPod", "", bound("data,management"), nil, fwk.Queue},
-		"a pod on the network went unseen":        {"AssignedPod", "", cache.DeletedFinalStateUnknown{Obj: bound("data")}, nil, fwk.Queue},
-		"a pod on another network goes":           {"AssignedPod", "", bound("management"), nil, fwk.QueueSkip},
-		"a pod without networks goes":             {"AssignedPod", "", bound(""), nil, fwk.QueueSkip},
-		"the annotation is corrected":             {"TargetPod", "", makePod("p", "dataa"), makePod("p", "data"), fwk.Queue},
-		"the pod is labelled":                     {"TargetPod", "", makePod("p", "data"), makePod("p", "data"), fwk.QueueSkip},
-		"an event of an unexpected type, to wake": {"ipblocks", "", nil, makePod("p", ""), fwk.Queue},
+		"the NIC comes up":                                    {"nodenetworks", "", down, makeNode("n", up("data")), fwk.Queue},
+		"the NIC is mapped":                                   {"nodenetworks", "", makeNode("n", nil), makeNode("n", up("data")), fwk.Queue},
+		"the NIC goes down":                                   {"nodenetworks", "", makeNode("n", up("data")), down, fwk.QueueSkip},
+		"the agent becomes ready":                             {"nodenetworks", "", noAgent, makeNode("n", up("data")), fwk.Queue},
+		"the node no longer refuses":                          {"nodenetworks", "", makeNode("n", up("data"), refuse("data", "PluginConflict")), makeNode("n", up("data")), fwk.Queue},
+		"a node joins":                                        {"nodenetworks", "", nil, makeNode("n", up("data")), fwk.Queue},
+		"a node without the NIC joins":                        {"nodenetworks", "", nil, makeNode("n", up("management")), fwk.QueueSkip},
+		"held addresses go free":                              {"nodenetworks", "", held(3), held(2), fwk.Queue},
+		"the last held address goes free":                     {"nodenetworks", "", held(1), makeNode("n", up("data")), fwk.Queue},
+		"addresses become held":                               {"nodenetworks", "", held(2), held(3), fwk.QueueSkip},
+		"nothing that matters changes":                        {"nodenetworks", "", makeNode("n", up("data")), makeNode("n", up("data", "management")), fwk.QueueSkip},
+		"the NIC of another network comes up":                 {"nodenetworks", "", makeNode("n", nil), makeNode("n", up("management")), fwk.QueueSkip},
+		"one of two NICs comes up":                            {"nodenetworks", "data,management", makeNode("n", nil), makeNode("n", up("data")), fwk.QueueSkip},
+		"the second of two NICs comes up":                     {"nodenetworks", "data,management", makeNode("n", up("management")), makeNode("n", up("data", "management")), fwk.Queue},
+		"a node changes, the network is missing":              {"nodenetworks", "foo", makeNode("n", nil), makeNode("n", up("foo")), fwk.QueueSkip},
+		"the Network is created, not ready":                   {"networks", "", nil, unready, fwk.QueueSkip},
+		"the Network is created ready":                        {"networks", "", nil, makeNetwork("data"), fwk.Queue},
+		"the Network becomes ready":                           {"networks", "", unready, makeNetwork("data"), fwk.Queue},
+		"the Network's spec changes":                          {"networks", "", makeNetwork("data"), grown, fwk.Queue},
+		"the Network's counters change":                       {"networks", "", makeNetwork("data"), counted, fwk.QueueSkip},
+		"the Network stops being ready":                       {"networks", "", makeNetwork("data"), unready, fwk.QueueSkip},
+		"another Network becomes ready":                       {"networks", "management", unready, makeNetwork("data"), fwk.QueueSkip},
+		"a block is claimed":                                  {"ipblocks", "", nil, makeBlock("data", "n", 0), fwk.Queue},
+		"a block of another network is claimed":               {"ipblocks", "management", nil, makeBlock("data", "n", 0), fwk.QueueSkip},
+		"a block begins to be released":                       {"ipblocks", "", makeBlock("data", "n", 0), releasing, fwk.QueueSkip},
+		"a block changes hands unseen":                        {"ipblocks", "", makeBlock("data", "n", 0), makeBlock("data", "m", 0), fwk.Queue},
+		"a block is claimed by a node without the NIC":        {"ipblocks", "", nil, makeBlock("data", "bare", 0), fwk.QueueSkip},
+		"a block is claimed by a node that lacks another NIC": {"ipblocks", "data,management", nil, makeBlock("data", "m", 0), fwk.QueueSkip},
+		"the namespace appears":                               {"namespaces", "tenants", nil, labelled, fwk.Queue},
+		"the namespace is labelled":                           {"namespaces", "tenants", makeNamespace("tenant", nil), labelled, fwk.Queue},
+		"the namespace loses the label":                       {"namespaces", "tenants", labelled, makeNamespace("tenant", nil), fwk.QueueSkip},
+		"the namespace is labelled, no network cares":         {"namespaces", "", makeNamespace("tenant", nil), labelled, fwk.QueueSkip},
+		"the namespace is annotated":                          {"namespaces", "tenants", labelled, labelled.DeepCopy(), fwk.QueueSkip},
+		"another namespace is labelled":                       {"namespaces", "tenants", nil, makeNamespace("other", map[string]string{"team": "a"}), fwk.QueueSkip},
+		"a pod on the network goes":                           {"AssignedPod", "", bound("data,management"), nil, fwk.Queue},
+		"a pod on the network went unseen":                    {"AssignedPod", "", cache.DeletedFinalStateUnknown{Obj: bound("data")}, nil, fwk.Queue},
+		"a pod on another network goes":                       {"AssignedPod", "", bound("management"), nil, fwk.QueueSkip},
+		"a pod on a node without the NIC goes":                {"AssignedPod", "", func() *v1.Pod { p := bound("data"); p.Spec.NodeName = "bare"; return p }(), nil, fwk.QueueSkip},
+		"a Node joins after its NodeNetwork":                  {"Node", "", nil, newNodeInfo("n").node, fwk.Queue},
+		"a Node joins before its NodeNetwork":                 {"Node", "", nil, newNodeInfo("unknown").node, fwk.QueueSkip},
+		"a Node without the NIC joins":                        {"Node", "", nil, newNodeInfo("bare").node, fwk.QueueSkip},
+		"a Node with one of two NICs joins":                   {"Node", "data,management", nil, newNodeInfo("m").node, fwk.QueueSkip},
+		"a pod without networks goes":                         {"AssignedPod", "", bound(""), nil, fwk.QueueSkip},
+		"the annotation is corrected":                         {"TargetPod", "", makePod("p", "dataa"), makePod("p", "data"), fwk.Queue},
+		"the pod is labelled":                                 {"TargetPod", "", makePod("p", "data"), makePod("p", "data"), fwk.QueueSkip},
+		"an event of an unexpected type, to wake":             {"ipblocks", "", nil, makePod("p", ""), fwk.Queue},
 	} {
 		t.Run(name, func(t *testing.T) {
 			pod := makePod("p", test.pod)
@@ -79,7 +92,8 @@ func TestHints(t *testing.T) {
 				pod = makePod("p", "data")
 			}
 			logger, _ := ktesting.NewTestContext(t)
-			pl := newPlugin(t, makeNetwork("data"), makeNetwork("management"))
+			pl := newPlugin(t, makeNetwork("data"), makeNetwork("management"), makeNetwork("tenants", forTeamA),
+				makeNode("n", up("data", "management")), makeNode("m", up("data")), makeNode("bare", nil))
 			got, err := hintFor(t, pl, test.event)(logger, pod, test.old, test.new)
 			if got != test.want && err == nil { // an error queues, too
 				t.Errorf("hint %v, want %v", got, test.want)

@@ -45,7 +45,7 @@ type cosmos struct {
 }
 
 func TestRandomHistories(t *testing.T) {
-	steps := 1000
+	steps := 800
 	if testing.Short() {
 		steps = 200
 	}
