@@ -2,8 +2,9 @@
 # Copyright The netplane Authors.
 # SPDX-License-Identifier: Apache-2.0
 
-# Fails if a generated file, go.mod or the formatting is not up to date. It
-# regenerates into a copy, so that the tree itself is never changed.
+# Fails if a generated file, go.mod or the formatting is not up to date, or a
+# kustomize folder cannot be built. It regenerates into a copy, so that the
+# tree itself is never changed.
 set -o errexit -o nounset -o pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -27,6 +28,12 @@ done
 echo "==> formatting"
 unformatted="$(git ls-files -z '*.go' | xargs -0 gofmt -l)"
 [ -z "$unformatted" ] || { echo "not formatted, run gofmt -w:" "$unformatted" >&2; failed=1; }
+
+echo "==> manifests"
+kustomize="$(hack/tools.sh kustomize)"
+for path in manifests/base manifests/profiles/* manifests/examples; do
+  "$kustomize" build "$path" >/dev/null || { echo "$path cannot be built" >&2; failed=1; }
+done
 
 echo "==> file and function sizes"
 hack/sizes.sh || failed=1

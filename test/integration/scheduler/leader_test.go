@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	v1 "k8s.io/api/core/v1"
@@ -27,10 +28,12 @@ func TestALeaderIsKilledInTheMiddleOfABurst(t *testing.T) {
 	}
 	w := newWorldAt(t, api)
 	burst := w.network("burst", "phy-net1", "10.40.0.0/16")
-	const nodes, blocks = 4, 5
+	const nodes, blocks = 4, 12
+	var offers []*v1alpha1.NodeNetwork
 	for i := range nodes {
 		node := fmt.Sprintf("n-%d", i)
-		w.node(node, "phy-net1")
+		offers = append(offers, w.node(node, "phy-net1"))
+		w.setNICs(offers[i], false)
 		for j := range blocks {
 			w.block(burst, node, fmt.Sprintf("10.40.%d.%d/29", i, 8*j+8))
 		}
@@ -45,12 +48,22 @@ func TestALeaderIsKilledInTheMiddleOfABurst(t *testing.T) {
 	second := startProcess(t, file, flags...)
 	for i := range pods {
 		w.pod(fmt.Sprintf("p-%d", i), "burst")
-		if i == pods/2 {
-			first.kill()
+	}
+	// They all wait; the NICs come up, and so does the burst.
+	for _, offer := range offers {
+		w.setNICs(offer, true)
+	}
+	begun := time.Now()
+	for placed := 0; placed == 0; placed, _ = w.count() {
+		if time.Since(begun) > soon {
+			t.Fatal("the burst has not begun")
 		}
 	}
+	first.kill()
 	if placed, _ := w.count(); placed == addresses {
-		t.Fatal("all pods were placed before the leader was killed: this proves nothing")
+		t.Fatal("the burst was over before the leader was killed: this proves nothing")
+	} else {
+		t.Logf("the leader was killed when %d of %d pods were placed", placed, addresses)
 	}
 	w.awaitLeader(leader)
 	w.awaitPlaced(addresses)
