@@ -4,6 +4,7 @@
 package bench
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -64,25 +65,28 @@ func number(b *testing.B, name string, otherwise int) int {
 	return n
 }
 
-// tell writes one line for whoever waits: to the file that BENCH_REPORT names,
-// because both standard outputs are full of logs of Kubernetes.
+// tell writes one line for whoever waits.
 func tell(b *testing.B, format string, args ...any) {
 	b.Helper()
-	line := fmt.Sprintf(format+"\n", args...)
+	if err := report(format, args...); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// report writes one line to the file that BENCH_REPORT names: both standard
+// outputs are full of logs of Kubernetes.
+func report(format string, args ...any) error {
 	path := os.Getenv("BENCH_REPORT")
 	if path == "" {
-		b.Log(strings.TrimSuffix(line, "\n"))
-		return
+		path = "/dev/stderr"
 	}
 	file, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o644)
 	if err != nil {
-		b.Fatalf("opening BENCH_REPORT: %v", err)
+		return fmt.Errorf("opening BENCH_REPORT: %w", err)
 	}
-	_, err = file.WriteString(line)
-	if closed := file.Close(); err == nil {
-		err = closed
+	_, err = fmt.Fprintf(file, format+"\n", args...)
+	if err := errors.Join(err, file.Close()); err != nil {
+		return fmt.Errorf("writing to BENCH_REPORT: %w", err)
 	}
-	if err != nil {
-		b.Fatalf("writing to BENCH_REPORT: %v", err)
-	}
+	return nil
 }

@@ -98,7 +98,7 @@ func measure(b *testing.B, p profile, s settings) map[int]float64 {
 	if err != nil {
 		b.Fatal(err)
 	}
-	run := &run{settings: s, bound: map[string]*span{}}
+	run := &run{settings: s, profile: p, started: time.Now(), bound: map[string]*span{}}
 	passed := b.Run(string(p), func(b *testing.B) {
 		registry := frameworkruntime.Registry{networkfit.Name: run.plugin}
 		perf.RunBenchmarkPerfScheduling(b, file, "netplane", registry,
@@ -121,6 +121,8 @@ func measure(b *testing.B, p profile, s settings) map[int]float64 {
 // run is one cluster of scheduler_perf.
 type run struct {
 	settings settings
+	profile  profile
+	started  time.Time
 	// informers are the plugin's; nil if the profile does not have it.
 	informers dynamicinformer.DynamicSharedInformerFactory
 
@@ -176,7 +178,10 @@ func (r *run) equip(tCtx ktesting.TContext, _ *scheduler.Scheduler, _ *perf.Work
 	if err := r.await(tCtx, len(nodes.Items)); err != nil {
 		return err
 	}
-	return watchPods(tCtx, config, fields.OneTermNotEqualSelector("spec.nodeName", ""), r.saw)
+	if err := watchPods(tCtx, config, fields.OneTermNotEqualSelector("spec.nodeName", ""), r.saw); err != nil {
+		return err
+	}
+	return report("%s: %d nodes with %d networks are made after %.0f s", r.profile, len(nodes.Items), maxNetworks, time.Since(r.started).Seconds())
 }
 
 // blockSize leaves room for twice the pods on a node, were they spread evenly.
