@@ -5,8 +5,10 @@ package networkfit
 
 import (
 	"fmt"
+	"unique"
 
 	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -73,8 +75,10 @@ func NewSources(dynamic dynamicinformer.DynamicSharedInformerFactory, pods cache
 		if err := informer.AddIndexers(source.indexers); err != nil {
 			return nil, fmt.Errorf("indexing %s: %w", source.resource.Resource, err)
 		}
-		if _, err := informer.AddEventHandler(sources.staleness()); err != nil {
-			return nil, fmt.Errorf("watching %s: %w", source.resource.Resource, err)
+		if source.indexers != nil {
+			if _, err := informer.AddEventHandler(sources.staleness()); err != nil {
+				return nil, fmt.Errorf("watching %s: %w", source.resource.Resource, err)
+			}
 		}
 		*source.into = informer.GetIndexer()
 	}
@@ -147,13 +151,31 @@ func typed[T any](obj any) (value *T, ok bool, err error) {
 	return value, true, nil
 }
 
+// slim drops what the plugin does not read, of each of many objects.
+func slim(kind *metav1.TypeMeta, meta *metav1.ObjectMeta) {
+	*kind = metav1.TypeMeta{}
+	*meta = metav1.ObjectMeta{
+		Name: meta.Name, UID: meta.UID, ResourceVersion: meta.ResourceVersion,
+		Generation: meta.Generation, DeletionTimestamp: meta.DeletionTimestamp,
+	}
+}
+
+// shared returns one copy of texts that many objects have in common.
+func shared[T ~string](text T) T { return T(unique.Make(string(text)).Value()) }
+
 func toNode(obj any) (any, error) {
 	value, ok, err := typed[v1alpha1.NodeNetwork](obj)
 	if !ok || err != nil {
 		return obj, err
 	}
-	value.ManagedFields = nil
-	return newNode(value), nil
+	made := newNode(value)
+	slim(&value.TypeMeta, &value.ObjectMeta)
+	value.Status.Conditions, value.Status.Interfaces, value.Status.Mapped = nil, nil, ""
+	for i := range value.Status.PhysicalNetworks {
+		backing := &value.Status.PhysicalNetworks[i]
+		*backing = v1alpha1.NodePhysicalNetwork{Name: shared(backing.Name), Ready: backing.Ready, Reason: shared(backing.Reason)}
+	}
+	return made, nil
 }
 
 func toNetwork(obj any) (any, error) {
@@ -170,7 +192,9 @@ func toIPBlock(obj any) (any, error) {
 	if !ok || err != nil {
 		return obj, err
 	}
-	value.ManagedFields = nil
+	slim(&value.TypeMeta, &value.ObjectMeta)
+	spec := &value.Spec
+	spec.Network, spec.NetworkUID, spec.NodeName, spec.NodeUID = shared(spec.Network), shared(spec.NetworkUID), shared(spec.NodeName), shared(spec.NodeUID)
 	return value, nil
 }
 
@@ -179,7 +203,9 @@ func toNamespace(obj any) (any, error) {
 	if !ok || err != nil {
 		return obj, err
 	}
-	value.ManagedFields = nil
+	labels := value.Labels
+	slim(&value.TypeMeta, &value.ObjectMeta)
+	value.Labels, value.Spec, value.Status = labels, v1.NamespaceSpec{}, v1.NamespaceStatus{}
 	return value, nil
 }
 

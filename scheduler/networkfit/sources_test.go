@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -109,5 +110,49 @@ func TestDemandsAreForgottenInTime(t *testing.T) {
 	d.byText.Range(func(any, any) bool { count++; return true })
 	if count > maxDemands {
 		t.Errorf("%d texts are remembered, at most %d may be", count, maxDemands)
+	}
+}
+
+// A cluster has thousands of these objects: what is not read is not kept.
+func TestTransformsKeepWhatIsRead(t *testing.T) {
+	stamp := metav1.ObjectMeta{
+		Name: "x", UID: "u", ResourceVersion: "7", Generation: 2, Labels: map[string]string{"team": "a"}, Annotations: map[string]string{"a": "b"},
+		Finalizers: []string{v1alpha1.FinalizerIPBlock}, ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "m"}},
+	}
+	kept := metav1.ObjectMeta{Name: "x", UID: "u", ResourceVersion: "7", Generation: 2}
+	labelled := kept
+	labelled.Labels = stamp.Labels
+	block := makeBlock("data", "n", 0)
+	block.ObjectMeta = stamp
+	slimBlock := &v1alpha1.IPBlock{ObjectMeta: kept, Spec: block.Spec}
+	full := makeNode("x", up("data"), refuse("data", "r"), hold(v1alpha1.HeldAddresses{Network: "data", Count: 2}))
+	full.ObjectMeta = stamp
+	full.Status.Interfaces, full.Status.Mapped = []v1alpha1.NodeInterfaceStatus{{Name: "eth1"}}, "phy-data=eth1"
+	slimNode := newNode(&v1alpha1.NodeNetwork{ObjectMeta: kept, Status: v1alpha1.NodeNetworkStatus{
+		PhysicalNetworks: []v1alpha1.NodePhysicalNetwork{{Name: "phy-data", Ready: true, Reason: v1alpha1.ReasonInterfaceUp}},
+		Refused:          full.Status.Refused, Held: full.Status.Held,
+	}})
+	slimNode.agentReady = true
+	for name, test := range map[string]struct {
+		transform    cache.TransformFunc
+		object, want any
+	}{
+		"NodeNetwork": {toNode, full.NodeNetwork, slimNode},
+		"IPBlock":     {toIPBlock, block, slimBlock},
+		"Namespace":   {toNamespace, &v1.Namespace{ObjectMeta: stamp, Spec: v1.NamespaceSpec{Finalizers: []v1.FinalizerName{"f"}}}, &v1.Namespace{ObjectMeta: labelled}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			raw, err := runtime.DefaultUnstructuredConverter.ToUnstructured(test.object)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := test.transform(&unstructured.Unstructured{Object: raw})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(test.want, got, cmp.AllowUnexported(node{})); diff != "" {
+				t.Errorf("kept (-want +got):\n%s", diff)
+			}
+		})
 	}
 }
