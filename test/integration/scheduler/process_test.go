@@ -33,8 +33,9 @@ func scheduleOnly() int {
 
 // process is a scheduler of its own.
 type process struct {
-	t   *testing.T
-	cmd *exec.Cmd
+	t       *testing.T
+	cmd     *exec.Cmd
+	logFile string
 }
 
 // startProcess runs the scheduler with a configuration that writeConfigOf has
@@ -50,7 +51,7 @@ func startProcess(t *testing.T, config string, flags ...string) *process {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &process{t: t, cmd: exec.Command(self, append([]string{"--config=" + config, "--secure-port=0", "--v=2"}, flags...)...)}
+	p := &process{t: t, cmd: exec.Command(self, append([]string{"--config=" + config, "--secure-port=0", "--v=2"}, flags...)...), logFile: logFile}
 	p.cmd.Env = append(os.Environ(), asScheduler+"=1")
 	p.cmd.Stdout, p.cmd.Stderr = log, log
 	if err := p.cmd.Start(); err != nil {
@@ -75,6 +76,24 @@ func (p *process) kill() {
 		p.t.Errorf("killing the scheduler: %v", err)
 	}
 	_ = p.cmd.Wait() // "signal: killed" is no news
+}
+
+// unbatched are the profiles without batching, as the scheduler says when it starts.
+func (p *process) unbatched() []string {
+	p.t.Helper()
+	raw, err := os.ReadFile(p.logFile)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	var out []string
+	for line := range strings.Lines(string(raw)) {
+		if strings.Contains(line, "Disabling signatures for profile") {
+			_, profile, _ := strings.Cut(line, `profile="`)
+			profile, _, _ = strings.Cut(profile, `"`)
+			out = append(out, profile)
+		}
+	}
+	return out
 }
 
 func lastLines(file string, n int) string {

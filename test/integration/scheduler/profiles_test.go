@@ -134,7 +134,7 @@ func TestTheStockSchedulersPlaceIsTaken(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	startProcess(t, file, "--leader-elect=false")
+	scheduler := startProcess(t, file, "--leader-elect=false")
 	w := newWorldAt(t, api)
 	w.node("nic", "phy-net1")
 	w.node("bare")
@@ -148,6 +148,9 @@ func TestTheStockSchedulersPlaceIsTaken(t *testing.T) {
 	}
 	w.awaitBound(w.pod("plain", "", byDefault))
 	w.awaitPending(w.pod("one-too-many", "data"), `1 node(s) had no free address in network "data"`) // the other profile counts the same pods
+	if without := scheduler.unbatched(); without != nil {
+		t.Errorf("profiles %v have no batching", without)
+	}
 	if err := api.Create(t.Context(), &v1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: "p", Namespace: w.namespace, Annotations: map[string]string{v1alpha1.AnnotationNetworks: "data"}},
 		Spec:       v1.PodSpec{SchedulerName: "another", Containers: []v1.Container{{Name: "c", Image: "none"}}},
@@ -223,7 +226,7 @@ func TestPodsLandWhereNetworksAndNUMANodesFit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	startProcess(t, file, "--leader-elect=false")
+	scheduler := startProcess(t, file, "--leader-elect=false")
 
 	threeCPUs := func(scheduler string) func(*v1.Pod) {
 		return func(p *v1.Pod) {
@@ -242,6 +245,9 @@ func TestPodsLandWhereNetworksAndNUMANodesFit(t *testing.T) {
 	w.awaitPending(second, `1 node(s) had no ready netplane agent`)
 	if node := w.awaitBound(w.pod("indifferent", "data", threeCPUs("netplane-scheduler"))); node == "bare" {
 		t.Error("the other profile bound a pod to a node without a NIC")
+	}
+	if without := scheduler.unbatched(); !slices.Equal(without, []string{aligning}) {
+		t.Errorf("profiles %v have no batching, want %s only, as its manifest says", without, aligning)
 	}
 }
 
