@@ -104,7 +104,8 @@ type need struct {
 	// lack is by how many addresses the demand exceeds what is free on the node,
 	// as far as informers and snapshot show. Negative means that some stay free.
 	lack int
-	// counted tells whether lack takes a pod into account already.
+	// counted tells whether lack takes a pod into account already, or the pod has
+	// ended.
 	counted func(types.UID) bool
 	// shown tells whether the informer shows a block.
 	shown func(name string) bool

@@ -329,6 +329,9 @@ func TestPodsThatTheSnapshotLacksAreCounted(t *testing.T) {
 	w.show(w.claimedBy("a", netip.MustParsePrefix("10.0.1.8/29")).Name)
 	place := func(name string) {
 		pod, state := makePod(name, "data"), newCycleState()
+		if err := w.sources.pods.Add(pod); err != nil {
+			t.Fatal(err)
+		}
 		w.PreFilter(t.Context(), state, pod, nil)
 		if status := w.Reserve(t.Context(), state, pod, "a"); !status.IsSuccess() {
 			t.Fatalf("pod %s: %v", name, answerOf(status))
@@ -340,6 +343,13 @@ func TestPodsThatTheSnapshotLacksAreCounted(t *testing.T) {
 	}
 	if got := w.inFlight(); len(got) != 0 {
 		t.Fatalf("for 7 pods of a block for 7 there are reserved: %v", got)
+	}
+	if err := w.sources.pods.Delete(makePod("p3", "data")); err != nil {
+		t.Fatal(err)
+	}
+	place("in the place of one that is gone")
+	if got := w.inFlight(); len(got) != 0 {
+		t.Fatalf("for 7 pods, after one has ended, there are reserved: %v", got)
 	}
 	place("eighth")
 	if got := w.inFlight(); len(got) != 1 {

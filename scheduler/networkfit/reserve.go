@@ -104,7 +104,7 @@ func (pl *NetworkFit) needOf(w *want, pod *v1.Pod, info fwk.NodeInfo) *need {
 		pod:      pod.UID,
 		demand:   w.demand,
 		lack:     used.Of(w.Name) + w.demand - pl.sources.supply(host.Name, host.UID, w.network).Addresses,
-		counted:  func(uid types.UID) bool { return there[uid] },
+		counted:  func(uid types.UID) bool { return there[uid] || !pl.sources.podExists(uid) },
 		shown:    pl.sources.shown,
 		existing: func() map[netip.Prefix]bool { return pl.sources.existing(w.Name) },
 	}
@@ -136,8 +136,9 @@ func (s *Sources) existing(network string) map[netip.Prefix]bool {
 
 // unclaimed counts the addresses of blocks that can be claimed now.
 func (s *Sources) unclaimed(net *network) int64 {
+	promised := s.claims.promised(net.UID, s.shown) // first: what it drops the informer shows
 	existing := s.existing(net.Name)
-	for _, prefix := range s.claims.promised(net.UID, s.shown) {
+	for _, prefix := range promised {
 		existing[prefix] = true
 	}
 	left := net.plan.TotalCapacity()
