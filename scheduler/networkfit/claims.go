@@ -195,18 +195,20 @@ func (c *claims) missing(network types.UID, node string, pod types.UID) []*claim
 	return out
 }
 
-// onTheWay counts the addresses that are on their way to a node.
-func (c *claims) onTheWay(net *network, node string, shown func(name string) bool) int {
+// onTheWay counts the addresses that are on their way, by node.
+func (c *claims) onTheWay(net *network, shown func(name string) bool) map[string]int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	p := c.pools[net.UID]
 	if p == nil {
-		return 0
+		return nil
 	}
-	addresses := 0
-	for _, on := range p.byNode[node] {
-		if on.counts(c.now(), shown) {
-			addresses += net.plan.Capacity(on.prefix)
+	addresses, now := map[string]int{}, c.now()
+	for node, claims := range p.byNode {
+		for _, on := range claims {
+			if on.counts(now, shown) {
+				addresses[node] += net.plan.Capacity(on.prefix)
+			}
 		}
 	}
 	return addresses

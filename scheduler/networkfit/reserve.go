@@ -18,7 +18,10 @@ import (
 )
 
 // unclaimed is what is left to claim of a Tight network, as one pod finds it.
-// It is counted when the first node lacks addresses, for all nodes alike.
+// It is counted when the first node lacks addresses, for all nodes alike, so
+// that nodes do not queue for the claims' lock. A block that arrives meanwhile
+// may be counted twice; its event is played to the pod that Reserve then turns
+// down.
 //
 // Placing one pod changes it for the next on every node. Pods are signed all the
 // same (see SignPod): the framework runs Filter again on the node that it
@@ -26,6 +29,7 @@ import (
 type unclaimed struct {
 	once      sync.Once
 	addresses int64
+	onTheWay  map[string]int // addresses, by node
 }
 
 // claimable tells whether blocks can be claimed on demand for what a pod lacks
@@ -35,12 +39,12 @@ func (pl *NetworkFit) claimable(w *want, node string, have capacity.Supply, used
 	if w.unclaimed == nil || pl.blocks == nil {
 		return false
 	}
-	lack := used + w.demand - have.Addresses - pl.sources.claims.onTheWay(w.network, node, pl.sources.shown)
-	if lack <= 0 {
-		return true
-	}
-	w.unclaimed.once.Do(func() { w.unclaimed.addresses = pl.sources.unclaimed(w.network) })
-	return int64(lack) <= w.unclaimed.addresses
+	left := w.unclaimed
+	left.once.Do(func() {
+		left.onTheWay = pl.sources.claims.onTheWay(w.network, pl.sources.shown)
+		left.addresses = pl.sources.unclaimed(w.network)
+	})
+	return int64(used+w.demand-have.Addresses-left.onTheWay[node]) <= max(0, left.addresses)
 }
 
 // Reserve promises the node the blocks of Tight networks that the pod lacks
