@@ -130,8 +130,7 @@ func (pl *NetworkFit) afterIPBlockDeleted(logger klog.Logger, pod *v1.Pod, oldOb
 	if err != nil {
 		return fwk.Queue, err
 	}
-	net, ok := lookup[*network](pl.sources.networks, deleted.Spec.Network)
-	gained := ok && net.tight && pl.asksFor(pod, net.Name)
+	gained := pl.asksFor(pod, deleted.Spec.Network) && pl.isTight(deleted.Spec.Network)
 	return hint(logger, gained, pod, "IPBlock", deleted.Name), nil
 }
 
@@ -150,14 +149,17 @@ func (pl *NetworkFit) afterNamespace(logger klog.Logger, pod *v1.Pod, oldObj, ne
 	return hint(logger, gained, pod, "Namespace", after.Name), nil
 }
 
-// afterPodDeleted queues a pod if the one that is gone had what it wants.
+// afterPodDeleted queues a pod if the one that is gone had what it wants: there,
+// or of a Tight network anywhere, for a pod that was to be bound is reported as
+// deleted if it was not, and the block that it was promised goes to any node.
 func (pl *NetworkFit) afterPodDeleted(logger klog.Logger, pod *v1.Pod, oldObj, _ any) (fwk.QueueingHint, error) {
 	_, deleted, err := objects[*v1.Pod](nil, oldObj)
 	if err != nil {
 		return fwk.Queue, err
 	}
-	gained := slices.ContainsFunc(pl.sources.demands.taken(deleted), func(freed capacity.Count) bool { return pl.asksFor(pod, freed.Network) }) &&
-		pl.serves(deleted.Spec.NodeName, pl.sources.demands.of(pod))
+	gained := slices.ContainsFunc(pl.sources.demands.taken(deleted), func(freed capacity.Count) bool {
+		return pl.asksFor(pod, freed.Network) && (pl.isTight(freed.Network) || pl.serves(deleted.Spec.NodeName, pl.sources.demands.of(pod)))
+	})
 	return hint(logger, gained, pod, "Pod", klog.KObj(deleted).String()), nil
 }
 
@@ -168,6 +170,11 @@ func (pl *NetworkFit) afterOwnUpdate(logger klog.Logger, pod *v1.Pod, oldObj, ne
 	}
 	changed := before.Annotations[v1alpha1.AnnotationNetworks] != after.Annotations[v1alpha1.AnnotationNetworks]
 	return hint(logger, changed, pod, "Pod", klog.KObj(after).String()), nil
+}
+
+func (pl *NetworkFit) isTight(name string) bool {
+	net, ok := lookup[*network](pl.sources.networks, name)
+	return ok && net.tight
 }
 
 // asksFor tells whether a pod wants a network.
