@@ -41,8 +41,8 @@ func TestALeaderIsKilledInTheMiddleOfABurst(t *testing.T) {
 	const each = 7 * blocks
 	const addresses, pods = nodes * each, nodes*each + 40
 
-	// As short as they may be; the defaults would only take longer.
-	flags := []string{"--leader-elect=true", "--leader-elect-lease-duration=3s", "--leader-elect-renew-deadline=2s", "--leader-elect-retry-period=500ms"}
+	// Shorter than the defaults, which would only take longer.
+	flags := []string{"--leader-elect=true", "--leader-elect-lease-duration=5s", "--leader-elect-renew-deadline=4s", "--leader-elect-retry-period=500ms"}
 	first := startProcess(t, file, flags...)
 	leader := w.awaitLeader("")
 	second := startProcess(t, file, flags...)
@@ -66,7 +66,12 @@ func TestALeaderIsKilledInTheMiddleOfABurst(t *testing.T) {
 		t.Logf("the leader was killed when %d of %d pods were placed", placed, addresses)
 	}
 	w.awaitLeader(leader)
-	w.awaitPlaced(addresses)
+	eventuallyWithin(t, starting, func() string {
+		if placed, pending := w.count(); placed != addresses {
+			return fmt.Sprintf("%d pods are bound and %d pending, want %d bound", placed, pending, addresses)
+		}
+		return ""
+	})
 	on := map[string]int{}
 	for _, node := range w.bound() {
 		on[node]++
@@ -89,7 +94,7 @@ func TestALeaderIsKilledInTheMiddleOfABurst(t *testing.T) {
 		}
 	}
 	w.awaitLeader(leader)
-	eventually(t, func() string {
+	eventuallyWithin(t, starting, func() string {
 		if placed, pending := w.count(); placed != addresses || pending != pods-addresses-1 {
 			return fmt.Sprintf("%d pods are bound and %d pending, want %d and %d", placed, pending, addresses, pods-addresses-1)
 		}
@@ -114,7 +119,7 @@ func (w *world) leader() string {
 func (w *world) awaitLeader(before string) string {
 	w.t.Helper()
 	var now string
-	eventually(w.t, func() string {
+	eventuallyWithin(w.t, starting, func() string {
 		if now = w.leader(); now == "" || now == before {
 			return fmt.Sprintf("the lease is held by %q", now)
 		}

@@ -195,7 +195,12 @@ const soon = 10 * time.Second
 // eventually polls until check returns an empty text, and fails with it otherwise.
 func eventually(t *testing.T, check func() string) {
 	t.Helper()
-	deadline := time.Now().Add(soon)
+	eventuallyWithin(t, soon, check)
+}
+
+func eventuallyWithin(t *testing.T, limit time.Duration, check func() string) {
+	t.Helper()
+	deadline := time.Now().Add(limit)
 	for {
 		complaint := check()
 		if complaint == "" {

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/client-go/rest"
@@ -38,8 +39,13 @@ type process struct {
 	logFile string
 }
 
+// starting is how long a process may take until it schedules or stands by:
+// long, because the test's machine may have much else to do.
+const starting = time.Minute
+
 // startProcess runs the scheduler with a configuration that writeConfigOf has
-// written. It is killed when the test ends, and its log shown if that failed.
+// written, and waits until it schedules or stands by. It is killed when the
+// test ends, and its log shown if that failed.
 func startProcess(t *testing.T, config string, flags ...string) *process {
 	t.Helper()
 	logFile := filepath.Join(t.TempDir(), "scheduler.log")
@@ -51,7 +57,7 @@ func startProcess(t *testing.T, config string, flags ...string) *process {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &process{t: t, cmd: exec.Command(self, append([]string{"--config=" + config, "--secure-port=0", "--v=2"}, flags...)...), logFile: logFile}
+	p := &process{t: t, cmd: exec.Command(self, append([]string{"--config=" + config, "--secure-port=0", "--v=3"}, flags...)...), logFile: logFile}
 	p.cmd.Env = append(os.Environ(), asScheduler+"=1")
 	p.cmd.Stdout, p.cmd.Stderr = log, log
 	if err := p.cmd.Start(); err != nil {
@@ -63,6 +69,16 @@ func startProcess(t *testing.T, config string, flags ...string) *process {
 		if t.Failed() {
 			t.Logf("scheduler %d wrote:\n%s", p.cmd.Process.Pid, lastLines(logFile, 60))
 		}
+	})
+	eventuallyWithin(t, starting, func() string {
+		raw, err := os.ReadFile(logFile)
+		if err != nil {
+			return err.Error()
+		}
+		if text := string(raw); !strings.Contains(text, "Handlers synced") && !strings.Contains(text, "Attempting to acquire leader lease") {
+			return "the scheduler has not started"
+		}
+		return ""
 	})
 	return p
 }
