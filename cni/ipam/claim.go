@@ -354,6 +354,9 @@ func (c *Claimer) letGo(ctx context.Context, v *view, d *decision) error {
 		}
 	}
 	for _, prefix := range d.finish {
+		if !c.manager.Seal(v.name, prefix) {
+			continue // a pod was faster
+		}
 		if err := c.finish(ctx, v.blocks[prefix]); err != nil {
 			return err
 		}
@@ -375,8 +378,8 @@ func (c *Claimer) giveBack(ctx context.Context, v *view, prefix netip.Prefix) er
 	return nil
 }
 
-// finish takes the finalizer off. The Manager has the block closed since it saw
-// its deletion, so that no address of it can come into use any more.
+// finish takes the finalizer off. The Manager has sealed the block, so that no
+// address of it can come into use any more.
 func (c *Claimer) finish(ctx context.Context, block *v1alpha1.IPBlock) error {
 	bare := block.DeepCopy()
 	if !controllerutil.RemoveFinalizer(bare, v1alpha1.FinalizerIPBlock) {

@@ -114,11 +114,14 @@ func (s *situation) held() (blocks, free int) {
 	return blocks, free - s.needed
 }
 
-// finishDeleted lets empty blocks that are being deleted go.
+// finishDeleted lets empty blocks that are being deleted go. Where blocks are
+// scarce those stay that a pod needs which was bound in this moment.
 func (d *decision) finishDeleted(s *situation) {
+	_, free := s.held()
+	needed := s.scarce && !s.ending && free < 0
 	for i := range s.blocks {
 		b := &s.blocks[i]
-		if b.deleted.IsZero() || b.leased > 0 {
+		if b.deleted.IsZero() || b.leased > 0 || needed && !b.orphan {
 			continue
 		}
 		since := b.deleted

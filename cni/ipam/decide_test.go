@@ -155,6 +155,13 @@ func TestDecideOfATightNetwork(t *testing.T) {
 			want: decision{again: 20 * time.Second},
 		},
 		{
+			name: "a block is not let go while a pod that is bound has no other",
+			s: situation{claimable: true, backed: true, tight: true, scarce: true, needed: 1, short: ago(time.Minute), blocks: []heldBlock{
+				deleted(1, 0, time.Minute),
+			}},
+			want: decision{claim: true},
+		},
+		{
 			name: "a block that a bound pod needs stays",
 			s:    situation{claimable: true, backed: true, tight: true, scarce: true, needed: 8, blocks: []heldBlock{open(1, 7, 0), open(2, 0, time.Hour)}},
 		},

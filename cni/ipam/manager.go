@@ -423,6 +423,20 @@ func (m *Manager) Drain(network string, prefix netip.Prefix) bool {
 	return false
 }
 
+// Seal closes a block without leases for good, before the node lets it go. It
+// is false if a pod has an address of it.
+func (m *Manager) Seal(network string, prefix netip.Prefix) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if p := m.pools[network]; p != nil {
+		if b := p.blocks[prefix]; b != nil {
+			b.sealed = b.leased == 0
+			return b.sealed
+		}
+	}
+	return true
+}
+
 // Undrain opens a block again that could not be deleted.
 func (m *Manager) Undrain(network string, prefix netip.Prefix) {
 	m.mu.Lock()

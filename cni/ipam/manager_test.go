@@ -253,6 +253,24 @@ func TestClosedBlocksServeWhatLivesInThem(t *testing.T) {
 	}
 }
 
+// Of a scarce Network the node gave back what a pod needs that was bound just then.
+func TestABlockThatIsBeingDeletedIsTheLastResort(t *testing.T) {
+	f := newFixture(t)
+	linger := Block{Prefix: netip.MustParsePrefix("10.20.0.8/29"), UID: "uid-linger", Closed: true, LastResort: true}
+	open := Block{Prefix: netip.MustParsePrefix("10.20.0.16/29"), UID: "uid-open"}
+	set := func(blocks ...Block) { f.SetBlocks("data", dataUID, f.plans["data"], blocks) }
+	set(linger, open)
+	expectEqual(t, "with another block", []string{"10.20.0.17"}, f.mustReserve(ask("a", "data")))
+	set(linger)
+	expectEqual(t, "without another", []string{"10.20.0.9"}, f.mustReserve(ask("b", "data")))
+	expectEqual(t, "sealed in use", false, f.Seal("data", linger.Prefix))
+	f.mustRelease("sandbox-b")
+	expectEqual(t, "sealed when empty", true, f.Seal("data", linger.Prefix))
+	if got, err := f.reserve(ask("c", "data")); err == nil {
+		t.Errorf("a sealed block gave out %v", got)
+	}
+}
+
 func TestDrainRefusesABlockInUse(t *testing.T) {
 	f := newFixture(t)
 	f.hold("data", dataUID, "10.20.0.8/29")

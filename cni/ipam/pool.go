@@ -26,6 +26,9 @@ type Block struct {
 	UID types.UID
 	// Closed blocks serve the leases in them and hand out nothing more.
 	Closed bool
+	// LastResort makes an exception of a closed block: until it is sealed it
+	// serves a pod for which no other block has an address.
+	LastResort bool
 }
 
 // freeAddr is an address of a block that nobody has.
@@ -38,13 +41,17 @@ type freeAddr struct {
 type block struct {
 	Block
 	drained   bool // closed by the claimer, which is about to delete it
+	sealed    bool // closed for good by the claimer, which is about to let it go
 	free      []freeAddr
 	leased    int
 	idleSince time.Time // when leased became 0, or the block came
 	closed    time.Time // when the block was first seen closed
 }
 
-func (b *block) open() bool { return !b.Closed && !b.drained }
+func (b *block) open() bool { return !b.Closed && !b.drained && !b.sealed }
+
+// lingers tells that the block is the node's still, though it is being deleted.
+func (b *block) lingers() bool { return b.Closed && b.LastResort && !b.sealed }
 
 // noteClosed keeps when the block was closed by this node's own clock: the API
 // server's may differ.
@@ -162,11 +169,9 @@ func (p *pool) counts(address netip.Addr) bool {
 // cooled down it prefers the busiest block, so that the others become idle and
 // can be given back; among the rest the one that was freed first.
 func (p *pool) pick(now time.Time) (*block, freeAddr, bool) {
-	var best *block
-	for _, b := range p.blocks {
-		if b.open() && len(b.free) > 0 && (best == nil || before(b, best, now)) {
-			best = b
-		}
+	best := p.best((*block).open, now)
+	if best == nil {
+		best = p.best((*block).lingers, now)
 	}
 	if best == nil {
 		return nil, freeAddr{}, false
@@ -174,6 +179,17 @@ func (p *pool) pick(now time.Time) (*block, freeAddr, bool) {
 	first := best.free[0]
 	best.free = best.free[1:]
 	return best, first, true
+}
+
+// best is the block to take an address of, among those that qualify.
+func (p *pool) best(qualifies func(*block) bool, now time.Time) *block {
+	var best *block
+	for _, b := range p.blocks {
+		if qualifies(b) && len(b.free) > 0 && (best == nil || before(b, best, now)) {
+			best = b
+		}
+	}
+	return best
 }
 
 func before(a, b *block, now time.Time) bool {

@@ -194,7 +194,12 @@ func (v *view) tell(m *Manager) {
 	}
 	blocks := make([]Block, 0, len(v.blocks))
 	for prefix, block := range v.blocks {
-		blocks = append(blocks, Block{Prefix: prefix, UID: block.UID, Closed: block.DeletionTimestamp != nil || v.orphan(block)})
+		blocks = append(blocks, Block{
+			Prefix: prefix, UID: block.UID, Closed: block.DeletionTimestamp != nil || v.orphan(block),
+			// The scheduler may have bound a pod before it saw that the block is
+			// given back, and there may be no other to claim.
+			LastResort: v.scarce() && !v.ending() && !v.orphan(block),
+		})
 	}
 	m.SetBlocks(v.name, uid, v.plan, blocks)
 }
