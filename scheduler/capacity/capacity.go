@@ -1,8 +1,8 @@
 // Copyright The netplane Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package capacity counts addresses for the scheduler: what a node's blocks
-// serve, what is in use on it, and whether a pod's demand fits. It is pure and
+// Package capacity counts addresses and NICs for the scheduler: what a node
+// offers, what is in use on it, and whether a pod's demand fits. It is pure and
 // keeps nothing between calls: whoever schedules sees the node through the
 // NodeInfo that it was given, simulations included.
 package capacity
@@ -106,16 +106,16 @@ func (s *Supply) AddBlock(plan *addressing.Plan, network, node types.UID, block 
 // Fit is the answer to whether a demand fits.
 type Fit int
 
-// Answers of Supply.Fit.
+// Answers of Supply.Fit and NICs.Fit.
 const (
-	// Fits: there are enough free addresses.
+	// Fits: there are enough free.
 	Fits Fit = iota
 	// NoBlock: the node holds no block of the network.
 	NoBlock
-	// TooFew: the demand is larger than all that the node holds, so that no
+	// TooFew: the demand is larger than all that the node has, so that no
 	// pod's end makes room.
 	TooFew
-	// Full: enough are held, but not enough of them are free now.
+	// Full: the node has enough, but not enough of them are free now.
 	Full
 )
 
@@ -126,9 +126,15 @@ func (s Supply) Fit(used, demand int) Fit {
 		return Fits
 	case s.Blocks == 0:
 		return NoBlock
-	case demand > s.Addresses:
+	}
+	return fit(s.Addresses, used, demand)
+}
+
+func fit(total, used, demand int) Fit {
+	switch {
+	case demand > total:
 		return TooFew
-	case used+demand > s.Addresses:
+	case used+demand > total:
 		return Full
 	}
 	return Fits
@@ -137,8 +143,23 @@ func (s Supply) Fit(used, demand int) Fit {
 // Utilisation is the part of the node's addresses, from 0 to 1, that is taken
 // after a demand was placed.
 func (s Supply) Utilisation(used, demand int) float64 {
-	if s.Addresses <= 0 || used+demand >= s.Addresses {
+	return utilisation(s.Addresses, used, demand)
+}
+
+func utilisation(total, used, demand int) float64 {
+	if total <= 0 || used+demand >= total {
 		return 1
 	}
-	return float64(max(0, used+demand)) / float64(s.Addresses)
+	return float64(max(0, used+demand)) / float64(total)
 }
+
+// NICs is the number of NICs behind one physical network that a node can give
+// to pods as a whole.
+type NICs int
+
+// Fit tells whether demand more NICs can be taken where used are taken.
+func (n NICs) Fit(used, demand int) Fit { return fit(int(n), used, demand) }
+
+// Utilisation is the part of the NICs, from 0 to 1, that is taken after a
+// demand was placed.
+func (n NICs) Utilisation(used, demand int) float64 { return utilisation(int(n), used, demand) }

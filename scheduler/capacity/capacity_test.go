@@ -154,3 +154,28 @@ func TestUtilisationStaysBetweenZeroAndOne(t *testing.T) {
 		})
 	}
 }
+
+func TestFitOfNICs(t *testing.T) {
+	for name, test := range map[string]struct {
+		nics         NICs
+		used, demand int
+		want         Fit
+		utilisation  float64
+	}{
+		"one is free":                   {2, 1, 1, Fits, 1},
+		"a quarter is taken":            {8, 1, 1, Fits, 0.25},
+		"all are taken":                 {2, 2, 1, Full, 1},
+		"one goes down that a pod has":  {1, 2, 1, Full, 1},
+		"more than the node has at all": {2, 0, 3, TooFew, 1},
+		"none is up":                    {0, 0, 1, TooFew, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := test.nics.Fit(test.used, test.demand); got != test.want {
+				t.Errorf("Fit = %d, want %d", got, test.want)
+			}
+			if got := test.nics.Utilisation(test.used, test.demand); got != test.utilisation {
+				t.Errorf("Utilisation = %v, want %v", got, test.utilisation)
+			}
+		})
+	}
+}

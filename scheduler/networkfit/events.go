@@ -23,7 +23,7 @@ import (
 // and event; they err towards Queue.
 func (pl *NetworkFit) EventsToRegister(context.Context) ([]fwk.ClusterEventWithHint, error) {
 	return []fwk.ClusterEventWithHint{
-		// A NIC comes back or is mapped, an agent becomes ready, addresses that were held go free.
+		// A NIC comes back or is mapped, an agent becomes ready, what was held goes free.
 		{Event: changes(nodeNetworks()), QueueingHintFn: pl.afterNodeNetwork},
 		// A Network is created, becomes ready, admits another namespace, grows.
 		{Event: changes(networks()), QueueingHintFn: pl.afterNetwork},
@@ -33,7 +33,7 @@ func (pl *NetworkFit) EventsToRegister(context.Context) ([]fwk.ClusterEventWithH
 		{Event: goes(ipBlocks()), QueueingHintFn: pl.afterIPBlockDeleted},
 		// A namespace gets the labels that a Network's namespaceSelector asks for.
 		{Event: changes(namespaces()), QueueingHintFn: pl.afterNamespace},
-		// A pod leaves and its addresses with it. If its sandbox outlives it, the
+		// A pod leaves and its addresses and NICs with it. If its sandbox outlives it, the
 		// agent reports them as held, and the event of their release comes later.
 		{Event: fwk.ClusterEvent{Resource: fwk.AssignedPod, ActionType: fwk.Delete}, QueueingHintFn: pl.afterPodDeleted},
 		// The annotation is corrected. There is no narrower action for annotations.
@@ -59,7 +59,7 @@ func eventResource(resource schema.GroupVersionResource) fwk.EventResource {
 }
 
 // afterNodeNetwork queues a pod if the node serves all that the pod wants, and
-// did not before or now has more free addresses.
+// did not before or now has more free addresses or NICs.
 func (pl *NetworkFit) afterNodeNetwork(logger klog.Logger, pod *v1.Pod, oldObj, newObj any) (fwk.QueueingHint, error) {
 	before, after, err := objects[*node](oldObj, newObj)
 	asked := pl.sources.demands.of(pod)
@@ -72,7 +72,8 @@ func (pl *NetworkFit) afterNodeNetwork(logger klog.Logger, pod *v1.Pod, oldObj, 
 		if !ok || after.lacks(net).cause != nothing {
 			return fwk.QueueSkip, nil
 		}
-		gained = gained || before == nil || before.lacks(net).cause != nothing || after.held(net.Name) < before.held(net.Name)
+		gained = gained || before == nil || before.lacks(net).cause != nothing || after.held(net.Name) < before.held(net.Name) ||
+			pl.sources.gainsNIC(before, after, net)
 	}
 	return hint(logger, gained, pod, "NodeNetwork", after.Name), nil
 }
@@ -158,7 +159,8 @@ func (pl *NetworkFit) afterPodDeleted(logger klog.Logger, pod *v1.Pod, oldObj, _
 		return fwk.Queue, err
 	}
 	gained := slices.ContainsFunc(pl.sources.demands.taken(deleted), func(freed capacity.Count) bool {
-		return pl.asksFor(pod, freed.Network) && (pl.isTight(freed.Network) || pl.serves(deleted.Spec.NodeName, pl.sources.demands.of(pod)))
+		wanted := pl.asksFor(pod, freed.Network) || pl.wantsNICOf(pod, freed.Network)
+		return wanted && (pl.isTight(freed.Network) || pl.serves(deleted.Spec.NodeName, pl.sources.demands.of(pod)))
 	})
 	return hint(logger, gained, pod, "Pod", klog.KObj(deleted).String()), nil
 }

@@ -13,7 +13,7 @@ import (
 )
 
 // Filter passes nodes that serve every network that the pod wants and have
-// addresses for it. Only a lack that the end of another pod would cure is
+// addresses, and NICs where it wants them whole, for it. Only a lack that the end of another pod would cure is
 // Unschedulable: for the rest it would be no use to preempt anyone. It runs for
 // each node and pod: where the node has not changed since the last pod, it
 // takes no lock and allocates nothing to pass it.
@@ -29,20 +29,25 @@ func (pl *NetworkFit) Filter(_ context.Context, state fwk.CycleState, pod *v1.Po
 		}
 	}
 	load := pl.load(state, seen, info)
-	var short *want
+	var short lack
 	for i := range found {
 		w := &found[i]
-		switch pl.fit(w, seen, load, pod, host.Name) {
-		case capacity.NoBlock:
+		addresses, nics := pl.fit(w, seen, load, pod, host.Name), w.fitNICs(seen.node, load, pod)
+		switch {
+		case nics == capacity.TooFew:
+			return pl.reject(fwk.UnschedulableAndUnresolvable, lack{tooFewNICs, w.reasons.tooFewNICs})
+		case addresses == capacity.NoBlock:
 			return pl.reject(fwk.UnschedulableAndUnresolvable, lack{noBlock, w.reasons.noBlock})
-		case capacity.TooFew:
+		case addresses == capacity.TooFew:
 			return pl.reject(fwk.UnschedulableAndUnresolvable, lack{tooFew, w.reasons.tooFew})
-		case capacity.Full:
-			short = w
+		case nics == capacity.Full:
+			short = lack{noFreeNIC, w.reasons.noFreeNIC}
+		case addresses == capacity.Full:
+			short = lack{full, w.reasons.full}
 		}
 	}
-	if short != nil {
-		return pl.reject(fwk.Unschedulable, lack{full, short.reasons.full})
+	if short.cause != nothing {
+		return pl.reject(fwk.Unschedulable, short)
 	}
 	return nil
 }

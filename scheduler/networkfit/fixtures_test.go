@@ -54,7 +54,7 @@ func newPlugin(t testing.TB, objects ...any) *NetworkFit {
 func newTestSources() *Sources {
 	s := &Sources{demands: newDemands(), views: &views{}}
 	s.nodes = cache.NewIndexer(cache.MetaNamespaceKeyFunc, s.nodeIndexers())
-	s.networks = cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{})
+	s.networks = cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{indexNICs: nicsOf})
 	s.blocks = cache.NewIndexer(cache.MetaNamespaceKeyFunc, s.blockIndexers())
 	s.namespaces = cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{})
 	s.pods = cache.NewIndexer(cache.MetaNamespaceKeyFunc, s.podIndexers())

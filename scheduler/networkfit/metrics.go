@@ -26,12 +26,14 @@ const (
 	noBlock
 	tooFew
 	full
+	tooFewNICs
+	noFreeNIC
 	causes // their number
 )
 
 // String is the cause as the value of the metric's label.
 func (c cause) String() string {
-	return [causes]string{"nothing", "no_agent", "no_nic", "nic_down", "refused", "no_block", "too_few_addresses", "no_free_address"}[c]
+	return [causes]string{"nothing", "no_agent", "no_nic", "nic_down", "refused", "no_block", "too_few_addresses", "no_free_address", "too_few_nics", "no_free_nic"}[c]
 }
 
 // pluginMetrics are the plugin's series. They are counted here and made when

@@ -41,9 +41,11 @@ netplane_scheduler_filtered_nodes_total{reason="nic_down"} 1
 netplane_scheduler_filtered_nodes_total{reason="no_agent"} 2
 netplane_scheduler_filtered_nodes_total{reason="no_block"} 1
 netplane_scheduler_filtered_nodes_total{reason="no_free_address"} 1
+netplane_scheduler_filtered_nodes_total{reason="no_free_nic"} 0
 netplane_scheduler_filtered_nodes_total{reason="no_nic"} 1
 netplane_scheduler_filtered_nodes_total{reason="refused"} 1
 netplane_scheduler_filtered_nodes_total{reason="too_few_addresses"} 1
+netplane_scheduler_filtered_nodes_total{reason="too_few_nics"} 0
 `
 	if err := testutil.GatherAndCompare(legacyregistry.DefaultGatherer, strings.NewReader(want), "netplane_scheduler_filtered_nodes_total"); err != nil {
 		t.Error(err)

@@ -31,7 +31,7 @@ type network struct {
 // Filter runs for each node; the framework adds up equal texts to
 // "3 node(s) had ...", so they name the network, but never a node or a number.
 type reasons struct {
-	noNIC, down, refused, noBlock, tooFew, full string
+	noNIC, down, refused, noBlock, tooFew, full, tooFewNICs, noFreeNIC string
 }
 
 // reasonNoAgent is the one reason that has nothing to do with a network.
@@ -45,6 +45,9 @@ func newReasons(name string) reasons {
 		noBlock: fmt.Sprintf("node(s) held no address block of network %q", name),
 		tooFew:  fmt.Sprintf("node(s) had too few addresses in network %q for the pod", name),
 		full:    fmt.Sprintf("node(s) had no free address in network %q", name),
+
+		tooFewNICs: fmt.Sprintf("node(s) had too few NICs for network %q", name),
+		noFreeNIC:  fmt.Sprintf("node(s) had no free NIC for network %q", name),
 	}
 }
 

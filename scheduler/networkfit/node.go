@@ -20,12 +20,14 @@ type node struct {
 	*v1alpha1.NodeNetwork
 
 	agentReady bool
+	nicCounts  []capacity.NICs // of each of Status.PhysicalNetworks
 }
 
 func newNode(object *v1alpha1.NodeNetwork) *node {
 	return &node{
 		NodeNetwork: object,
 		agentReady:  meta.IsStatusConditionTrue(object.Status.Conditions, v1alpha1.ConditionAgentReady),
+		nicCounts:   countNICs(&object.Status),
 	}
 }
 
@@ -78,7 +80,8 @@ func (n *node) lacks(net *network) lack {
 			return lack{refused, net.reasons.refused + n.Status.Refused[i].Reason}
 		}
 	}
-	if !backing.Ready {
+	// A NIC inside a pod is not up on the node, but still one that a pod has.
+	if !backing.Ready && (!net.takesNIC() || n.nics(net.Spec.PhysicalNet) == 0) {
 		return lack{down, net.reasons.down}
 	}
 	return lack{}

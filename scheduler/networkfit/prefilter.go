@@ -24,6 +24,7 @@ type want struct {
 	*network
 	demand    int
 	unclaimed *unclaimed // of a Tight network; nil otherwise
+	nics      *nicWant   // of a network that takes NICs; nil otherwise
 }
 
 // wants are all that a pod asks for. They do not depend on other pods, so
@@ -78,7 +79,7 @@ func (pl *NetworkFit) resolve(pod *v1.Pod, asked *parsed) (wants, string) {
 		if refusal := net.refuses(pod.Namespace, namespace); refusal != "" {
 			return nil, refusal
 		}
-		w := want{network: net, demand: capacity.Load(asked.demand).Of(request.Name)}
+		w := want{network: net, demand: capacity.Load(asked.demand).Of(request.Name), nics: pl.sources.nicWant(net, asked)}
 		if net.tight {
 			w.unclaimed = &unclaimed{}
 		}

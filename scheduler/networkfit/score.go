@@ -21,7 +21,7 @@ func (pl *NetworkFit) PreScore(_ context.Context, state fwk.CycleState, _ *v1.Po
 }
 
 // Score rates a node from 0 to 100 by the most utilised of the requested
-// networks, with the pod placed. A network's utilisation counts in proportion
+// networks, in addresses or NICs, with the pod placed. A network's utilisation counts in proportion
 // to its weight; the heaviest that the pod asks for counts in full. The score
 // depends on this node alone, which is what lets pods with one signature share
 // their scores (see SignPod).
@@ -35,10 +35,15 @@ func (pl *NetworkFit) Score(_ context.Context, state fwk.CycleState, pod *v1.Pod
 	var worst, heaviest float64
 	for i := range found {
 		w := &found[i]
+		weight := float64(pl.args.ScoringStrategy.Weight(w.Name))
+		if w.nics != nil {
+			used := w.nics.usedBy(load, pod, host.Name)
+			worst = max(worst, weight*seen.node.nics(w.Spec.PhysicalNet).Utilisation(used, w.nics.demand))
+			heaviest = max(heaviest, weight)
+		}
 		if w.plan == nil {
 			continue
 		}
-		weight := float64(pl.args.ScoringStrategy.Weight(w.Name))
 		used := usedBy(load, pod, host.Name, w.Name, w.demand)
 		worst = max(worst, weight*seen.offer(w.network, pl.sources).supply.Utilisation(used, w.demand))
 		heaviest = max(heaviest, weight)

@@ -24,6 +24,7 @@ import (
 const (
 	indexBlocksByNode     = "netplane.io/node"
 	indexBlocksByNetwork  = "netplane.io/network"
+	indexNICs             = "netplane.io/nics"
 	indexNodes            = "netplane.io/changed" // empty, see views
 	indexPodsByUID        = "netplane.io/uid"
 	indexWaitingByNetwork = "netplane.io/waiting"
@@ -64,7 +65,7 @@ func NewSources(dynamic dynamicinformer.DynamicSharedInformerFactory, pods cache
 		into      *cache.Indexer
 	}{
 		{nodeNetworks(), toNode, sources.nodeIndexers(), &sources.nodes},
-		{networks(), toNetwork, nil, &sources.networks},
+		{networks(), toNetwork, cache.Indexers{indexNICs: nicsOf}, &sources.networks},
 		{ipBlocks(), toIPBlock, sources.blockIndexers(), &sources.blocks},
 		{namespaces(), toNamespace, nil, &sources.namespaces},
 	} {

@@ -1,0 +1,136 @@
+// Copyright The netplane Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package networkfit
+
+import (
+	"slices"
+
+	v1 "k8s.io/api/core/v1"
+
+	"github.com/netplane/netplane/api/v1alpha1"
+	"github.com/netplane/netplane/scheduler/capacity"
+)
+
+// Each interface on a Network with the plugin host-device is a whole NIC of
+// the physical network, and all such Networks on one physical network share
+// its NICs. So NICs are counted by physical network, addresses by Network.
+//
+// There is no count of NICs to keep: such an interface has one address and one
+// NIC, for as long as its sandbox is there, so the NICs in use are the load in
+// addresses of these Networks. Which Networks these are is looked up once for
+// a pod that asks for one; other pods cost nothing. When requests with fixed
+// addresses are placed, which are in no load, they must be counted here.
+//
+// In this release no such Network becomes Ready (UnsupportedPlugin): the agents
+// cannot move NICs into pods yet.
+
+// nicWant is what a pod asks for of the NICs of one physical network.
+type nicWant struct {
+	networks []string // all that share the NICs
+	demand   int      // over all of them
+}
+
+// takesNIC tells whether each interface on the network is a NIC of the node.
+func (n *network) takesNIC() bool { return n.Spec.Plugin == v1alpha1.PluginHostDevice }
+
+// nicsOf indexes the Networks that take NICs by their physical network.
+func nicsOf(obj any) ([]string, error) {
+	net, ok := obj.(*network)
+	if !ok || !net.takesNIC() {
+		return nil, nil
+	}
+	return []string{net.Spec.PhysicalNet}, nil
+}
+
+// sharing names the Networks that take NICs of a physical network.
+func (s *Sources) sharing(physical string) []string {
+	names, err := s.networks.IndexKeys(indexNICs, physical)
+	if err != nil {
+		return nil // the index exists since NewSources
+	}
+	return names
+}
+
+// nicWant is nil for a network that takes no NICs.
+func (s *Sources) nicWant(net *network, asked *parsed) *nicWant {
+	if !net.takesNIC() {
+		return nil
+	}
+	want := &nicWant{networks: s.sharing(net.Spec.PhysicalNet)}
+	want.demand = want.among(capacity.Load(asked.demand))
+	return want
+}
+
+// among is the number of NICs in a load.
+func (w *nicWant) among(load capacity.Load) int {
+	sum := 0
+	for _, name := range w.networks {
+		sum += load.Of(name)
+	}
+	return sum
+}
+
+// usedBy is what others than the pod itself take of the NICs, see usedBy.
+func (w *nicWant) usedBy(load capacity.Load, pod *v1.Pod, nodeName string) int {
+	if pod.Spec.NodeName == nodeName {
+		return w.among(load) - w.demand
+	}
+	return w.among(load)
+}
+
+// fitNICs decides whether the node has the NICs that one network needs.
+func (w *want) fitNICs(offer *node, load capacity.Load, pod *v1.Pod) capacity.Fit {
+	if w.nics == nil {
+		return capacity.Fits
+	}
+	return offer.nics(w.Spec.PhysicalNet).Fit(w.nics.usedBy(load, pod, offer.Name), w.nics.demand)
+}
+
+// countNICs counts, for each physical network, the NICs that can serve a pod:
+// those that are up, and those that are inside pods, of which the node cannot
+// see the state.
+func countNICs(status *v1alpha1.NodeNetworkStatus) []capacity.NICs {
+	counts := make([]capacity.NICs, len(status.PhysicalNetworks))
+	for i := range status.Interfaces {
+		nic := &status.Interfaces[i]
+		if nic.State != v1alpha1.OperStateUp && !nic.InUse {
+			continue
+		}
+		for j := range counts {
+			if slices.Contains(status.PhysicalNetworks[j].Interfaces, nic.Name) {
+				counts[j]++
+			}
+		}
+	}
+	return counts
+}
+
+// nics is how many NICs the node can give to pods, whoever has them now.
+func (n *node) nics(physical string) capacity.NICs {
+	for i := range n.Status.PhysicalNetworks {
+		if n.Status.PhysicalNetworks[i].Name == physical {
+			return n.nicCounts[i]
+		}
+	}
+	return 0
+}
+
+// gainsNIC tells whether a node has a NIC more for a network, or one that it
+// held for nobody has gone free.
+func (s *Sources) gainsNIC(before, after *node, net *network) bool {
+	if !net.takesNIC() {
+		return false
+	}
+	physical := net.Spec.PhysicalNet
+	return after.nics(physical) > before.nics(physical) ||
+		slices.ContainsFunc(s.sharing(physical), func(name string) bool { return after.held(name) < before.held(name) })
+}
+
+// wantsNICOf tells whether a pod asks for a NIC of the kind that a pod on a
+// network has.
+func (pl *NetworkFit) wantsNICOf(pod *v1.Pod, name string) bool {
+	net, ok := lookup[*network](pl.sources.networks, name)
+	return ok && net.takesNIC() &&
+		slices.ContainsFunc(pl.sources.sharing(net.Spec.PhysicalNet), func(other string) bool { return pl.asksFor(pod, other) })
+}
