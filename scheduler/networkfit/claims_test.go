@@ -33,7 +33,7 @@ type fakeAPI struct {
 	blocks  map[string]*v1alpha1.IPBlock
 	creates int
 	// before may fail a request; with lost, after it was carried out.
-	before func(create int) (err error, lost bool)
+	before func(create int) (lost bool, err error)
 }
 
 func (f *fakeAPI) Create(_ context.Context, block *v1alpha1.IPBlock) error {
@@ -43,7 +43,7 @@ func (f *fakeAPI) Create(_ context.Context, block *v1alpha1.IPBlock) error {
 	var err error
 	lost := false
 	if f.before != nil {
-		err, lost = f.before(f.creates)
+		lost, err = f.before(f.creates)
 	}
 	if err != nil && !lost {
 		return err
@@ -235,16 +235,17 @@ type going struct {
 
 func wander(t *testing.T, random *rand.Rand) {
 	w := newTight(t, 6)
-	w.api.before = func(int) (error, bool) {
+	w.api.before = func(int) (bool, error) {
 		switch random.IntN(6) {
 		case 0:
-			return errors.New("connection refused"), false
+			return false, errors.New("connection refused")
 		case 1:
-			return context.DeadlineExceeded, true
+			return true, context.DeadlineExceeded
 		}
-		return nil, false
+		return false, nil
 	}
 	net, _ := lookup[*network](w.sources.networks, "data")
+	all := slices.Collect(net.plan.Candidates("elsewhere"))
 	var open []going
 	bound := map[string]int{}
 	for step := range 400 {
@@ -258,7 +259,7 @@ func wander(t *testing.T, random *rand.Rand) {
 					w.forget(at.state, at.node, at.pod)
 				} else {
 					w.PostBind(t.Context(), at.state, at.pod, at.node)
-					bound[at.node] += int(at.state.(*cycleState).data[stateKey].(wants)[0].demand)
+					bound[at.node] += readWants(at.state)[0].demand
 					if serves := w.serves(at.node); bound[at.node] > serves {
 						t.Fatalf("step %d: node %s has pods with %d addresses, but blocks for %d", step, at.node, bound[at.node], serves)
 					}
@@ -271,11 +272,8 @@ func wander(t *testing.T, random *rand.Rand) {
 				w.show(names[random.IntN(len(names))])
 			}
 		case 1:
-			for prefix := range net.plan.Candidates(fmt.Sprint("other", step)) {
-				if random.IntN(16) == 0 {
-					w.claimedBy("elsewhere", prefix)
-				}
-				break
+			if random.IntN(16) == 0 {
+				w.claimedBy("elsewhere", all[random.IntN(len(all))])
 			}
 		case 2:
 			w.clock.SetTime(w.clock.Now().Add(takenFor))

@@ -5,6 +5,7 @@ package networkfit
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -90,7 +91,7 @@ func (pl *NetworkFit) realise(ctx context.Context, on *claim) error {
 			klog.FromContext(ctx).V(2).Info("Claimed a block on demand", "network", block.Spec.Network, "block", block.Spec.CIDR, "node", block.Spec.NodeName)
 			return nil
 		case !pl.sources.claims.replace(on, pl.sources.existing(on.network.Name)):
-			return fmt.Errorf("every block that is large enough is claimed by a node")
+			return errors.New("every block that is large enough is claimed by a node")
 		}
 	}
 	return fmt.Errorf("%d blocks in turn were claimed by other nodes", maxCreates)

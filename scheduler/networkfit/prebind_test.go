@@ -8,12 +8,12 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-
 	"github.com/google/go-cmp/cmp"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/netplane/netplane/api/v1alpha1"
 )
@@ -97,14 +97,8 @@ func TestEveryAddressOfATightNetworkIsUsed(t *testing.T) {
 
 func TestPreBindOfAPodGetsItsBlock(t *testing.T) {
 	w := newTight(t, 1)
-	candidates := func() []netip.Prefix {
-		net, _ := lookup[*network](w.sources.networks, "data")
-		var out []netip.Prefix
-		for prefix := range net.plan.Candidates("a") {
-			out = append(out, prefix)
-		}
-		return out
-	}()
+	net, _ := lookup[*network](w.sources.networks, "data")
+	candidates := slices.Collect(net.plan.Candidates("a"))
 	forbidden := apierrors.NewForbidden(ipBlocks().GroupResource(), "data", errors.New("no"))
 	tests := []struct {
 		name    string
@@ -142,11 +136,11 @@ func TestPreBindOfAPodGetsItsBlock(t *testing.T) {
 		{
 			name: "though the reply gets lost",
 			arrange: func(w *tight) {
-				w.api.before = func(create int) (error, bool) {
+				w.api.before = func(create int) (bool, error) {
 					if create == 1 {
-						return context.DeadlineExceeded, true
+						return true, context.DeadlineExceeded
 					}
-					return nil, false
+					return false, nil
 				}
 			},
 			block: candidates[0], creates: 2,
@@ -154,13 +148,13 @@ func TestPreBindOfAPodGetsItsBlock(t *testing.T) {
 		{
 			name: "unless the API server cannot be reached",
 			arrange: func(w *tight) {
-				w.api.before = func(int) (error, bool) { return errors.New("connection refused"), false }
+				w.api.before = func(int) (bool, error) { return false, errors.New("connection refused") }
 			},
 			err: `claiming a block of network "data" for node "a": connection refused`, creates: maxDoubts + 1,
 		},
 		{
 			name:    "unless it is refused",
-			arrange: func(w *tight) { w.api.before = func(int) (error, bool) { return forbidden, false } },
+			arrange: func(w *tight) { w.api.before = func(int) (bool, error) { return false, forbidden } },
 			err:     "forbidden", creates: 1,
 		},
 		{

@@ -63,9 +63,11 @@ func TestHintsOfATightNetwork(t *testing.T) {
 	}
 }
 
-// tightCluster has so many nodes that share a /16 with 1024 blocks, of which
-// the first nodes have so many.
-func tightCluster(t testing.TB, nodes, claimed int) (*NetworkFit, []*nodeInfo) {
+// tightNodes and tightBlocks are those of a tightCluster.
+const tightNodes, tightBlocks = 5000, 1024
+
+// tightCluster has nodes that share a /16, of which the first have so many blocks.
+func tightCluster(t testing.TB, claimed int) (*NetworkFit, []*nodeInfo) {
 	t.Helper()
 	net := makeNetwork("data", func(n *v1alpha1.Network) {
 		n.Spec.BlockSize = 64
@@ -73,8 +75,8 @@ func tightCluster(t testing.TB, nodes, claimed int) (*NetworkFit, []*nodeInfo) {
 	})
 	objects := []any{net}
 	lister := &snapshot{infos: map[string]*nodeInfo{}}
-	infos := make([]*nodeInfo, 0, nodes)
-	for i := range nodes {
+	infos := make([]*nodeInfo, 0, tightNodes)
+	for i := range tightNodes {
 		name := fmt.Sprint("node-", i)
 		objects = append(objects, makeNode(name, up("data")))
 		lister.infos[name] = newNodeInfo(name)
@@ -97,11 +99,10 @@ func tightCluster(t testing.TB, nodes, claimed int) (*NetworkFit, []*nodeInfo) {
 // 5,000 nodes and 1,024 blocks: whatever nodes the pods are pinned to, each
 // gets a place as long as there are blocks.
 func TestBlocksGoToTheNodesThatNeedThem(t *testing.T) {
-	const nodes, blocks = 5000, 1024
-	pl, infos := tightCluster(t, nodes, 0)
+	pl, infos := tightCluster(t, 0)
 	placed := 0
-	for i := range blocks + 10 {
-		info := infos[i*nodes/(blocks+10)]
+	for i := range tightBlocks + 10 {
+		info := infos[i*tightNodes/(tightBlocks+10)]
 		pod, state := makePod(fmt.Sprint("p", i), "data"), newCycleState()
 		pl.PreFilter(t.Context(), state, pod, nil)
 		if status := pl.Filter(t.Context(), state, pod, info); !status.IsSuccess() {
@@ -116,14 +117,14 @@ func TestBlocksGoToTheNodesThatNeedThem(t *testing.T) {
 		info.set(int64(i+2), pod)
 		placed++
 	}
-	if placed != blocks {
-		t.Errorf("%d pods were placed, want %d", placed, blocks)
+	if placed != tightBlocks {
+		t.Errorf("%d pods were placed, want %d", placed, tightBlocks)
 	}
 }
 
 // One operation is one pod that is offered 5,000 nodes, most of which lack a block.
 func BenchmarkFilterOfATightNetwork(b *testing.B) {
-	pl, infos := tightCluster(b, 5000, 512)
+	pl, infos := tightCluster(b, 512)
 	for i := range 100 { // on their way
 		pod, state := makePod(fmt.Sprint("p", i), "data"), newCycleState()
 		pl.PreFilter(b.Context(), state, pod, nil)
@@ -143,7 +144,7 @@ func BenchmarkFilterOfATightNetwork(b *testing.B) {
 }
 
 func BenchmarkReserve(b *testing.B) {
-	pl, infos := tightCluster(b, 5000, 512)
+	pl, infos := tightCluster(b, 512)
 	pod, state := makePod("p", "data"), newCycleState()
 	pl.PreFilter(b.Context(), state, pod, nil)
 	var there []*v1.Pod

@@ -82,7 +82,7 @@ func TestTwoSchedulersClaimSideBySide(t *testing.T) {
 func TestABlockThatCannotBeCreatedIsPromisedToNobody(t *testing.T) {
 	w := newWorld(t, "single", "10.62.0.0/29", 2)
 	w.awaitTight()
-	refuseBlocks := newRefusal("netplane-test-no-blocks")
+	refuseBlocks := newRefusal()
 	for _, object := range refuseBlocks {
 		w.create(object)
 	}
@@ -109,7 +109,8 @@ func TestABlockThatCannotBeCreatedIsPromisedToNobody(t *testing.T) {
 }
 
 // newRefusal is a policy that refuses every IPBlock.
-func newRefusal(name string) []client.Object {
+func newRefusal() []client.Object {
+	const name = "netplane-test-no-blocks"
 	return []client.Object{
 		&admissionv1.ValidatingAdmissionPolicy{
 			ObjectMeta: metav1.ObjectMeta{Name: name},
