@@ -22,6 +22,7 @@ type member struct {
 	name      string
 	nodeUID   types.UID
 	nicUp     map[string]bool
+	nics      int // that are up, for the Networks fast and slow to share
 	agent     bool
 	blocks    []*v1alpha1.IPBlock
 	pods      []*v1.Pod            // in the NodeInfo
@@ -51,7 +52,8 @@ func TestRandomHistories(t *testing.T) {
 	}
 	for seed := range uint64(6) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
-			c := &cosmos{T: t, random: rand.New(rand.NewPCG(seed, 1)), pl: newPlugin(t, makeNetwork("data"), makeNetwork("management"))}
+			c := &cosmos{T: t, random: rand.New(rand.NewPCG(seed, 1)), pl: newPlugin(t, makeNetwork("data"), makeNetwork("management"),
+				nicNetwork("fast", "phy-nics"), nicNetwork("slow", "phy-nics"))}
 			for range 3 {
 				c.join()
 			}
@@ -89,6 +91,7 @@ func (c *cosmos) step() string {
 			m.nicUp[name] = !m.nicUp[name] || c.random.IntN(3) > 0
 			c.publish(m)
 		}},
+		{"whole NIC", 1, func(m *member) { m.nics = c.random.IntN(7); c.publish(m) }},
 		{"agent", 1, func(m *member) { m.agent = !m.agent || c.random.IntN(3) > 0; c.publish(m) }},
 		{"status of a Network", 1, func(*member) {
 			_ = c.pl.sources.networks.Update(makeNetwork(c.network(), func(n *v1alpha1.Network) { n.Status.Addresses.Used = c.random.Int64N(9) }))
@@ -114,7 +117,7 @@ func (c *cosmos) network() string { return []string{"data", "management"}[c.rand
 
 func (c *cosmos) join() {
 	c.made++
-	m := &member{name: fmt.Sprint("n", c.made), nicUp: map[string]bool{"data": true, "management": true}, agent: true}
+	m := &member{name: fmt.Sprint("n", c.made), nicUp: map[string]bool{"data": true, "management": true}, nics: 5, agent: true}
 	c.members = append(c.members, m)
 	c.anew(m)
 }
@@ -132,7 +135,7 @@ func (c *cosmos) anew(m *member) {
 	m.info.node.UID = m.nodeUID
 	c.publish(m)
 	c.changed(m)
-	for _, name := range []string{"data", "management"} {
+	for _, name := range []string{"data", "management", "fast", "slow"} {
 		c.claimOf(m, name)
 	}
 }
@@ -163,7 +166,7 @@ func (c *cosmos) publish(m *member) {
 	if m.agent {
 		status = metav1.ConditionTrue
 	}
-	_ = c.pl.sources.nodes.Update(makeNode(m.name, physical, hold(held...), setAgent(status)))
+	_ = c.pl.sources.nodes.Update(makeNode(m.name, physical, nicsOn("phy-nics", slices.Repeat([]string{"up"}, m.nics)...), hold(held...), setAgent(status)))
 }
 
 type nameCount struct {
@@ -210,17 +213,45 @@ func (c *cosmos) free(m *member, network string) (blocks, addresses int) {
 func (c *cosmos) fits(m *member, pod *v1.Pod) bool {
 	for _, count := range c.demand(pod) {
 		blocks, addresses := c.free(m, count.name)
-		if !m.agent || !m.nicUp[count.name] || blocks == 0 || addresses < count.n {
+		serves := m.nicUp[count.name] || wholeNIC(count.name) && m.nics > 0
+		if !m.agent || !serves || blocks == 0 || addresses < count.n {
 			return false
 		}
 	}
-	return true
+	wanted := c.nicsOf(pod.Annotations[v1alpha1.AnnotationNetworks])
+	return wanted == 0 || c.nicsTaken(m)+wanted <= m.nics
+}
+
+func wholeNIC(network string) bool { return network == "fast" || network == "slow" }
+
+func (c *cosmos) nicsOf(networks string) int {
+	sum := 0
+	for _, count := range c.demand(makePod("x", networks)) {
+		if wholeNIC(count.name) {
+			sum += count.n
+		}
+	}
+	return sum
+}
+
+// nicsTaken is what living sandboxes have of the NICs, and those that are to come.
+func (c *cosmos) nicsTaken(m *member) int {
+	sum := 0
+	for _, pod := range m.pods {
+		if m.sandboxes[pod.UID] == "" {
+			sum += c.nicsOf(pod.Annotations[v1alpha1.AnnotationNetworks])
+		}
+	}
+	for _, networks := range m.sandboxes {
+		sum += c.nicsOf(networks)
+	}
+	return sum
 }
 
 // place does what a scheduling cycle does, and holds its outcome against the truth.
 func (c *cosmos) place() {
 	c.made++
-	pod := makePod(fmt.Sprint("p", c.made), []string{"data", "management", "data,management", "data,data"}[c.random.IntN(4)])
+	pod := makePod(fmt.Sprint("p", c.made), []string{"data", "management", "data,management", "data,data", "fast", "slow,data", "fast,slow"}[c.random.IntN(7)])
 	_ = c.pl.sources.pods.Add(pod)
 	var feasible []*member
 	full := false
@@ -247,6 +278,9 @@ func (c *cosmos) place() {
 	m.assumed[pod.UID] = true
 	m.pods = append(m.pods, pod)
 	c.changed(m)
+	if c.nicsOf(pod.Annotations[v1alpha1.AnnotationNetworks]) > 0 && c.nicsTaken(m) > m.nics {
+		c.Errorf("node %s: %d NICs are promised, it has %d", m.name, c.nicsTaken(m), m.nics)
+	}
 	for _, count := range c.demand(pod) {
 		if _, addresses := c.free(m, count.name); addresses < 0 {
 			c.Errorf("node %s: %d addresses of %s too many are promised", m.name, -addresses, count.name)
@@ -322,7 +356,7 @@ func (c *cosmos) removeSandbox(m *member) {
 }
 
 func (c *cosmos) claim(m *member) {
-	if name := c.network(); len(m.blocks) < 6 {
+	if name := c.network(); len(m.blocks) < 8 {
 		c.claimOf(m, name)
 	}
 }
@@ -389,7 +423,7 @@ func (c *cosmos) compare(when string) {
 			infos = []*nodeInfo{m.info, without, m.info}
 		}
 		for _, info := range infos {
-			for _, asked := range []string{"data", "management", "data,data,management"} {
+			for _, asked := range []string{"data", "management", "data,data,management", "fast,slow"} {
 				fresh := *c.pl
 				fresh.sources = &Sources{
 					nodes: known.nodes, networks: known.networks, blocks: known.blocks, namespaces: known.namespaces,
