@@ -211,3 +211,18 @@ func TestNICsAreCountedBeforeTheirNamesAreDropped(t *testing.T) {
 		t.Errorf("NICs (-want +got):\n%s", diff)
 	}
 }
+
+func TestFilterCountsNICsWithoutAllocation(t *testing.T) {
+	pl := newPlugin(t, nics("up", "up", "up", "pod"), nicNetwork("fast", "phy-nics"), nicNetwork("slow", "phy-nics"), makeBlock("fast", "n", 0), makeBlock("slow", "n", 1))
+	state, pod, info := newCycleState(), makePod("p", "fast,slow"), newNodeInfo("n", pods(1, "slow")...)
+	if _, status := pl.PreFilter(t.Context(), state, pod, nil); !status.IsSuccess() {
+		t.Fatal(status)
+	}
+	if got := testing.AllocsPerRun(100, func() {
+		if status := pl.Filter(t.Context(), state, pod, info); !status.IsSuccess() {
+			t.Error(status)
+		}
+	}); got != 0 {
+		t.Errorf("Filter allocates %v times", got)
+	}
+}
