@@ -20,9 +20,11 @@ for path in api/v1alpha1 manifests/crds; do
 done
 
 echo "==> go.mod"
-(cd "$copy" && go mod tidy)
-for file in go.mod go.sum; do
-  diff -u "$file" "$copy/$file" || { echo "$file is not tidy: run go mod tidy" >&2; failed=1; }
+for module in . test/bench; do
+  (cd "$copy/$module" && go mod tidy)
+  for file in go.mod go.sum; do
+    diff -u "$module/$file" "$copy/$module/$file" || { echo "$module/$file is not tidy: run go mod tidy there" >&2; failed=1; }
+  done
 done
 
 echo "==> formatting"

@@ -73,14 +73,14 @@ func (w *world) awaitPlaced(want int) {
 	})
 }
 
-// releasesVariable sets how often an address is freed; the issue asks for 1000.
+// releasesVariable sets how often an address is freed.
 const releasesVariable = "NETPLANE_TEST_RELEASES"
 
 // Often, because a pod that is woken before the data is there waits five
 // minutes, but only now and then. In turn, the address goes free with its pod,
 // and later than its pod, when the agent no longer reports it as held.
 func TestAFreedAddressIsTakenWithinASecond(t *testing.T) {
-	rounds := 200
+	rounds := 1000
 	if text := os.Getenv(releasesVariable); text != "" {
 		var err error
 		if rounds, err = strconv.Atoi(text); err != nil {
@@ -123,8 +123,7 @@ func TestAFreedAddressIsTakenWithinASecond(t *testing.T) {
 		holder = waiting
 	}
 	t.Logf("%d releases, the slowest was taken after %s", rounds, slowest)
-	// One in a hundred is granted to a machine that has much else to do.
-	if late > rounds/100 {
+	if late > 0 {
 		t.Errorf("%d of %d freed addresses were taken after more than a second, one after %s", late, rounds, slowest)
 	}
 }
