@@ -7,6 +7,7 @@ package e2e
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -14,6 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/netplane/netplane/api/v1alpha1"
 )
@@ -40,6 +42,19 @@ func TestOneLineSaysWhyNotAnywhere(t *testing.T) {
 	setLink(t, env.node("worker"), backing(t, physData)[env.node("worker")], "down")
 	setMTU(t, env.node("worker2"), "eth1", "1400", "1500")
 	bareNode(t, "e2e-bare")
+	eventually(t, 15*time.Second, "the NodeNetworks to tell", func() error {
+		if backs := backing(t, physData); len(backs) != 1 {
+			return fmt.Errorf("%v back %s", backs, physData)
+		}
+		narrow, err := getNodeNetwork(t.Context(), env.node("worker2"))
+		if err != nil {
+			return err
+		}
+		if len(narrow.Status.Refused) != 1 {
+			return fmt.Errorf("worker2 refuses %v", narrow.Status.Refused)
+		}
+		return nil
+	})
 
 	everywhere := func(p *corev1.Pod) { p.Spec.Tolerations = []corev1.Toleration{{Operator: corev1.TolerationOpExists}} }
 	pod := createPod(t, newPod(ns, "nowhere", wide.Name+","+small.Name, everywhere))
@@ -76,11 +91,12 @@ func bareNode(t *testing.T, name string) {
 			t.Errorf("removing node %s: %v", name, err)
 		}
 	})
+	before := client.MergeFrom(node.DeepCopy()) // a patch, for the node controllers write to it, too
 	node.Status.Allocatable = corev1.ResourceList{corev1.ResourcePods: resource.MustParse("10")}
 	node.Status.Conditions = []corev1.NodeCondition{{
 		Type: corev1.NodeReady, Status: corev1.ConditionTrue, LastHeartbeatTime: metav1.Now(), LastTransitionTime: metav1.NewTime(time.Now()),
 	}}
-	if err := env.client.Status().Update(t.Context(), node); err != nil {
+	if err := env.client.Status().Patch(t.Context(), node, before); err != nil {
 		t.Fatal(err)
 	}
 }
