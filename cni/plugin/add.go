@@ -21,27 +21,16 @@ func add(args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
-	asked, networks, err := c.demand()
+	networks, asked, err := c.networks()
 	if err != nil {
 		return err
 	}
-	if asked == demandUnknown {
-		// The agent alone can tell. A pod that runs without an interface that
-		// it asked for would be worse than one that starts late.
-		response, err := c.call(wire.Request{Op: wire.OpPodNetworks, Sandbox: c.sandbox}, askTimeout)
-		if err != nil {
-			return cniError(err)
-		}
-		if networks = response.Networks; networks == "" {
-			asked = demandNone
-		}
-	}
 	var result types.Result
-	if asked == demandNone {
+	if asked {
+		result, err = c.attach(networks)
+	} else {
 		result, err = c.cni.AddNetworkList(context.Background(), c.wrapped, c.runtime)
 		err = c.wrappedError(err)
-	} else {
-		result, err = c.attach(networks)
 	}
 	if err != nil {
 		return err

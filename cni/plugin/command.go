@@ -132,6 +132,21 @@ func (c *command) demand() (demand, string, error) {
 	return demandNetworks, networks, nil
 }
 
+// networks is the pod's annotation, and whether it has one. Where the runtime
+// passes no annotations, the agent alone can tell: a pod that runs without an
+// interface that it asked for would be worse than one that starts late.
+func (c *command) networks() (annotation string, asked bool, err error) {
+	demanded, annotation, err := c.demand()
+	if err != nil || demanded != demandUnknown {
+		return annotation, demanded == demandNetworks, err
+	}
+	response, err := c.call(wire.Request{Op: wire.OpPodNetworks, Sandbox: c.sandbox}, askTimeout)
+	if err != nil {
+		return "", false, cniError(err)
+	}
+	return response.Networks, response.Networks != "", nil
+}
+
 // call asks the agent one thing on a connection of its own.
 func (c *command) call(request wire.Request, timeout time.Duration) (*wire.Response, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)

@@ -61,20 +61,11 @@ func check(args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
-	asked, _, err := c.demand()
+	_, asked, err := c.networks()
 	if err != nil {
 		return err
 	}
-	if asked == demandUnknown {
-		response, err := c.call(wire.Request{Op: wire.OpPodNetworks, Sandbox: c.sandbox}, askTimeout)
-		if err != nil {
-			return cniError(err)
-		}
-		if response.Networks == "" {
-			asked = demandNone
-		}
-	}
-	if asked != demandNone {
+	if asked {
 		if _, err := c.call(wire.Request{Op: wire.OpCheck, Sandbox: c.sandbox}, otherTimeout); err != nil {
 			return cniError(err)
 		}
