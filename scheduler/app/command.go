@@ -40,12 +40,16 @@ NetworkFit.`,
 		PersistentPreRunE: func(*cobra.Command, []string) error {
 			return opts.ComponentGlobalsRegistry.Set()
 		},
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		// What the whole process shares is set before RunE, so that whoever runs the command beside others can wait for it.
+		PreRunE: func(*cobra.Command, []string) error {
 			verflag.PrintAndExitIfRequested()
 			gates := opts.ComponentGlobalsRegistry.FeatureGateFor(basecompatibility.DefaultKubeComponent)
 			if err := logsapi.ValidateAndApply(opts.Logs, gates); err != nil {
 				return fmt.Errorf("setting up logging: %w", err)
 			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error {
 			cliflag.PrintFlags(cmd.Flags())
 			return run(cmd.Context(), opts)
 		},

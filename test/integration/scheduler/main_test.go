@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spf13/cobra"
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -105,8 +106,19 @@ func start(ctx context.Context, config *rest.Config, dir string) error {
 	cmd.SetArgs([]string{"--config=" + file, "--leader-elect=false", "--secure-port=0"})
 	cmd.SetContext(ctx)
 	cmd.SilenceUsage, cmd.SilenceErrors = true, true
+	// Tests log, too: the process's logger is set before they begin.
+	ready, schedule := make(chan struct{}), cmd.RunE
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		close(ready)
+		return schedule(cmd, args)
+	}
 	go func() { ended <- cmd.Execute() }()
-	return nil
+	select {
+	case <-ready:
+		return nil
+	case err := <-ended:
+		return fmt.Errorf("starting the scheduler: %w", err)
+	}
 }
 
 // prepare gives a new API server what the scheduler needs, and returns an
