@@ -14,8 +14,8 @@ image=netplane/testbox:dev
 need docker "run hack/cluster/engine.sh"
 dir="$(mktemp -d)"
 trap 'rm -rf "$dir"' EXIT
-mkdir -p "$dir"/root/{bin,etc,tmp,www}
-busybox="$dir/root/bin/busybox"
+mkdir -p "$dir"/image/{bin,etc,tmp,www}
+busybox="$dir/image/bin/busybox"
 # That of the node image is preferred: in the one of Debian 12, wget -T crashes.
 if ! docker run --rm --network none --entrypoint cat "${1:-none}" /usr/bin/busybox >"$busybox" 2>/dev/null; then
 	provide busybox
@@ -28,12 +28,12 @@ if ldd "$busybox" >/dev/null 2>&1; then die "busybox is not static: install busy
 label="$(digest "$busybox" "${BASH_SOURCE[0]}")"
 [[ $(docker image inspect --format '{{index .Config.Labels "content"}}' "$image" 2>/dev/null) == "$label" ]] && exit 0
 "$busybox" --list | while read -r name; do
-	[[ $name == busybox ]] || ln -s busybox "$dir/root/bin/$name"
+	[[ $name == busybox ]] || ln -s busybox "$dir/image/bin/$name"
 done
-echo 'root:x:0:0:root:/:/bin/sh' >"$dir/root/etc/passwd"
+echo 'root:x:0:0:root:/:/bin/sh' >"$dir/image/etc/passwd"
 cat >"$dir/Dockerfile" <<'DOCKERFILE'
 FROM scratch
-COPY root/ /
+COPY image/ /
 ENV PATH=/bin
 CMD ["sleep", "2147483647"]
 DOCKERFILE
