@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"strings"
 
 	"sigs.k8s.io/yaml"
@@ -36,12 +35,27 @@ type Request struct {
 	Name string `json:"name"`
 	// IfName is the interface's name in the pod; Parse fills in net1, net2, ...
 	IfName string `json:"ifname,omitempty"`
-	// IPs are fixed addresses from the Network's staticRange.
+	// IPs is a fixed address from the Network's staticRange; of a dual-stack
+	// network the IPv6 address that follows from it may stand beside it. A
+	// prefix length (10.10.254.5/24, NPWG v1.3 4.1.2.1.3) is dropped: it is the
+	// subnet's. Parse leaves canonical addresses.
 	IPs []string `json:"ips,omitempty"`
+	// Sticky asks for an address that follows the pod's name, wherever and how
+	// often a pod of this name starts.
+	Sticky bool `json:"sticky,omitempty"`
+	// IPAMClaimReference asks for the address that belongs to this name in the
+	// pod's namespace, whatever the pod is called (NPWG v1.3 4.1.2.1.11).
+	IPAMClaimReference string `json:"ipam-claim-reference,omitempty"`
 	// MAC is a fixed hardware address.
 	MAC string `json:"mac,omitempty"`
 	// DefaultRoute makes the Network's gateway the pod's default route.
 	DefaultRoute bool `json:"defaultRoute,omitempty"`
+}
+
+// Fixed tells whether the request is for an address of the Network's
+// staticRange, which an IPClaim gives, instead of one of the node's.
+func (r *Request) Fixed() bool {
+	return len(r.IPs) > 0 || r.Sticky || r.IPAMClaimReference != ""
 }
 
 // Parse reads the annotation netplane.io/networks in either of its forms: a
@@ -56,7 +70,7 @@ func Parse(annotation string) ([]Request, error) {
 	var requests []Request
 	if text[0] == '-' || text[0] == '[' {
 		if err := yaml.UnmarshalStrict([]byte(text), &requests); err != nil {
-			return nil, fmt.Errorf("the list is no YAML list of {name, ifname, ips, mac, defaultRoute}: %w", cleanYAML(err))
+			return nil, fmt.Errorf("the list is no YAML list of {name, ifname, ips, sticky, ipam-claim-reference, mac, defaultRoute}: %w", cleanYAML(err))
 		}
 	} else {
 		var err error
@@ -141,14 +155,8 @@ func checkItem(r *Request) error {
 	if err := checkIfName(r.IfName); r.IfName != "" && err != nil {
 		return err
 	}
-	for _, ip := range r.IPs {
-		addr, err := netip.ParseAddr(ip)
-		if err != nil {
-			return fmt.Errorf("ips: %q is no IP address such as 10.10.254.5", ip)
-		}
-		if addr.Zone() != "" {
-			return fmt.Errorf("ips: %q has a zone: write the address alone", ip)
-		}
+	if err := checkFixed(r); err != nil {
+		return err
 	}
 	if r.MAC == "" {
 		return nil
@@ -173,14 +181,22 @@ func checkName(name string) error {
 	if len(name) > maxName {
 		return fmt.Errorf("the name has %d characters: a Network's name has at most %d", len(name), maxName)
 	}
-	for i, c := range []byte(name) {
-		inner := i > 0 && i < len(name)-1
-		if c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '-' && inner {
-			continue
-		}
+	if !isLabel(name) {
 		return errors.New("the name is no DNS label: a Network's name has lower case letters, digits and '-' only")
 	}
 	return nil
+}
+
+// isLabel tells whether text consists of what a DNS label may (RFC 1123).
+func isLabel(text string) bool {
+	for i, c := range []byte(text) {
+		inner := i > 0 && i < len(text)-1
+		if c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '-' && inner {
+			continue
+		}
+		return false
+	}
+	return text != ""
 }
 
 // checkIfName refuses what the kernel refuses (dev_valid_name in
@@ -203,11 +219,11 @@ func checkIfName(name string) error {
 }
 
 // Demand counts the addresses that the requests take of each network. A
-// request with fixed IPs takes none of a node's blocks.
+// request for a fixed address takes none of a node's blocks.
 func Demand(requests []Request) map[string]int {
 	out := make(map[string]int, len(requests))
 	for i := range requests {
-		if len(requests[i].IPs) == 0 {
+		if !requests[i].Fixed() {
 			out[requests[i].Name]++
 		}
 	}

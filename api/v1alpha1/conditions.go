@@ -22,6 +22,9 @@ const (
 	// file and the node's links. Written by the agent.
 	ConditionInventoryReady = "InventoryReady"
 
+	// ConditionBound on an IPClaim: a pod may use the address.
+	ConditionBound = "Bound"
+
 	// ConditionEndpointsByNetwork on a Service: whether its slices follow its
 	// netplane.io/networks annotation.
 	ConditionEndpointsByNetwork = "netplane.io/EndpointsByNetwork"
@@ -102,6 +105,26 @@ const (
 	ReasonPluginUnavailable = "PluginUnavailable"
 )
 
+// Reasons of an IPClaim's Bound condition.
+const (
+	// ReasonBound: the pod that status names may use the address.
+	ReasonBound = "Bound"
+	// ReasonOwnerAbsent: no pod of the owner is there; the address is kept for it.
+	ReasonOwnerAbsent = "OwnerAbsent"
+	// ReasonFormerPodRemains: a pod that had the address is there still, or its
+	// node has not given the address back.
+	ReasonFormerPodRemains = "FormerPodRemains"
+	// ReasonFormerNodeUnknown: the node of the former pod does not answer, so
+	// that the pod may live; repair the node, delete it, or fence it with the
+	// taint node.kubernetes.io/out-of-service.
+	ReasonFormerNodeUnknown = "FormerNodeUnknown"
+	// ReasonInvalidAddress: the address cannot be given to a pod of its Network;
+	// the message says why.
+	ReasonInvalidAddress = "InvalidAddress"
+	// ReasonNetworkAbsent: there is no Network of the name and UID that spec names.
+	ReasonNetworkAbsent = "NetworkAbsent"
+)
+
 // Reasons of a Service's EndpointsByNetwork condition.
 const (
 	// ReasonEndpointsPublished: slices follow the annotation.
@@ -126,6 +149,15 @@ const (
 	// EventAddressWithheld on a pod: an address that its network-status claims
 	// lies in no block of its node and was not published.
 	EventAddressWithheld = "AddressWithheld"
+	// EventFixedAddressTaken on a pod: the fixed address that it asks for belongs
+	// to another identity.
+	EventFixedAddressTaken = "FixedAddressTaken"
+	// EventFixedAddressInvalid on a pod: the fixed address that it asks for is
+	// none that its Network gives.
+	EventFixedAddressInvalid = "FixedAddressInvalid"
+	// EventNoFixedAddressLeft on a pod: every address of the Network's
+	// staticRange belongs to somebody.
+	EventNoFixedAddressLeft = "NoFixedAddressLeft"
 	// EventBlockReleased on a Network: a block of a Node that is gone was freed.
 	EventBlockReleased = "BlockReleased"
 )

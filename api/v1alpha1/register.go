@@ -21,6 +21,7 @@ const (
 	ResourcePhysicalNetworks = "physicalnetworks"
 	ResourceNodeNetworks     = "nodenetworks"
 	ResourceIPBlocks         = "ipblocks"
+	ResourceIPClaims         = "ipclaims"
 )
 
 // AddToScheme registers the kinds of this package; it fails only when another
@@ -31,6 +32,7 @@ func AddToScheme(scheme *runtime.Scheme) error {
 		&PhysicalNetwork{}, &PhysicalNetworkList{},
 		&NodeNetwork{}, &NodeNetworkList{},
 		&IPBlock{}, &IPBlockList{},
+		&IPClaim{}, &IPClaimList{},
 	)
 	metav1.AddToGroupVersion(scheme, SchemeGroupVersion)
 	return nil

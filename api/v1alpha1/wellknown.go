@@ -45,6 +45,9 @@ const (
 	// FinalizerIPBlock holds an IPBlock until nothing lives in it.
 	FinalizerIPBlock = "netplane.io/ipblock"
 
+	// FinalizerIPClaim holds an IPClaim until no pod uses its address.
+	FinalizerIPClaim = "netplane.io/ipclaim"
+
 	// FinalizerNetwork holds a Network until no IPBlock of it is left.
 	FinalizerNetwork = "netplane.io/network"
 
@@ -72,4 +75,10 @@ const (
 const (
 	FieldIPBlockNodeName = "spec.nodeName"
 	FieldIPBlockNetwork  = "spec.network"
+)
+
+// Selectable fields of IPClaim.
+const (
+	FieldIPClaimNetwork  = "spec.network"
+	FieldIPClaimNodeName = "status.nodeName"
 )

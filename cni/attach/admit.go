@@ -73,8 +73,8 @@ func (s *Server) admit(sandbox *wire.Sandbox, annotation string) ([]wanted, erro
 }
 
 func (w *wanted) checkRequest() error {
-	if len(w.request.IPs) > 0 {
-		return invalid("network %q: this release gives no fixed addresses; remove ips from the annotation", w.request.Name)
+	if w.request.Fixed() {
+		return invalid("network %q: this release gives no fixed addresses; remove ips, sticky and ipam-claim-reference from the annotation", w.request.Name)
 	}
 	if w.request.MAC == "" {
 		return nil

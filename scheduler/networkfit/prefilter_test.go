@@ -55,7 +55,7 @@ func TestPreFilterAnswersOnceForAllNodes(t *testing.T) {
 		"fixed addresses": {
 			pod:     makePod("p", "- {name: management}\n- {name: data, ips: [10.0.0.9]}"),
 			objects: []any{makeNetwork("management"), makeNetwork("data")},
-			want:    unresolvable(`annotation netplane.io/networks: item 2 (network "data"): fixed addresses (ips) come in a later release: remove ips`),
+			want:    unresolvable(`annotation netplane.io/networks: item 2 (network "data"): fixed addresses (ips, sticky, ipam-claim-reference) come in a later release: remove them`),
 		},
 		"a pod in the node's own network namespace": {
 			pod: hostNetwork, objects: []any{makeNetwork("data")},

@@ -36,7 +36,7 @@ func (pl *NetworkFit) SignPod(_ context.Context, pod *v1.Pod) ([]fwk.SignFragmen
 	}
 	networks := make(map[string]int, len(asked.requests))
 	for i := range asked.requests {
-		if len(asked.requests[i].IPs) > 0 {
+		if asked.requests[i].Fixed() {
 			return nil, fwk.NewStatus(fwk.Unschedulable, "the pod asks for addresses of its own")
 		}
 		networks[asked.requests[i].Name]++

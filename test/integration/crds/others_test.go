@@ -4,6 +4,7 @@
 package crds
 
 import (
+	"context"
 	"testing"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -74,6 +75,86 @@ func TestIPBlocksAreSelectedByNodeAndNetwork(t *testing.T) {
 		want := map[string]int{v1alpha1.FieldIPBlockNodeName: 1, v1alpha1.FieldIPBlockNetwork: 2}[field]
 		if len(list.Items) != want {
 			t.Errorf("%s=%s selects %d blocks, want %d", field, value, len(list.Items), want)
+		}
+	}
+}
+
+func claim(name string, edit func(*v1alpha1.IPClaimSpec)) *v1alpha1.IPClaim {
+	c := &v1alpha1.IPClaim{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec: v1alpha1.IPClaimSpec{
+			Network: "data", Address: "10.20.254.5",
+			Owner: v1alpha1.IPClaimOwner{Kind: v1alpha1.IPClaimOwnerPod, Namespace: "team", Name: "db-0", Interface: "net1"},
+		},
+	}
+	if edit != nil {
+		edit(&c.Spec)
+	}
+	return c
+}
+
+func TestIPClaimCreate(t *testing.T) {
+	const wrongName = "metadata.name must be <network>.<address> with ':' written as '-'"
+	reference := v1alpha1.IPClaimOwner{Kind: v1alpha1.IPClaimOwnerReference, Namespace: "team", Name: "vm-1"}
+	tests := []struct {
+		name, object string
+		edit         func(*v1alpha1.IPClaimSpec)
+		want         string
+	}{
+		{"IPv4", "data.10.20.254.5", nil, ""},
+		{"IPv6", "data.fd00-20--5", func(s *v1alpha1.IPClaimSpec) { s.Address = "fd00:20::5" }, ""},
+		{"of a reference", "data.10.20.254.5", func(s *v1alpha1.IPClaimSpec) { s.Owner = reference }, ""},
+		{"named after another address", "data.10.20.254.6", nil, wrongName},
+		{"named after another network", "web.10.20.254.5", nil, wrongName},
+		{"second name for the same address", "data.fd00-20-0--5", func(s *v1alpha1.IPClaimSpec) { s.Address = "fd00:20:0::5" }, "spec.address must be in canonical form"},
+		{"no address", "data.x", func(s *v1alpha1.IPClaimSpec) { s.Address = "x" }, "must be an IP address"},
+		{"a pod without interface", "data.10.20.254.5", func(s *v1alpha1.IPClaimSpec) { s.Owner.Interface = "" }, "interface is required beside kind Pod"},
+		{"a reference with interface", "data.10.20.254.5", func(s *v1alpha1.IPClaimSpec) { s.Owner = reference; s.Owner.Interface = "net1" }, "interface must be left out beside kind Reference"},
+		{"unknown kind of owner", "data.10.20.254.5", func(s *v1alpha1.IPClaimSpec) { s.Owner.Kind = "Node" }, "spec.owner.kind"},
+		{"no namespace", "data.10.20.254.5", func(s *v1alpha1.IPClaimSpec) { s.Owner.Namespace = "" }, "spec.owner.namespace"},
+		{"unknown policy", "data.10.20.254.5", func(s *v1alpha1.IPClaimSpec) { s.ReclaimPolicy = "Recycle" }, "spec.reclaimPolicy"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) { tryCreate(t, claim(tt.object, tt.edit), tt.want) })
+	}
+}
+
+func TestIPClaimSpecIsImmutable(t *testing.T) {
+	const name, immutable = "data.10.20.254.5", "spec is immutable but for reclaimPolicy"
+	tests := map[string]struct {
+		edit func(*v1alpha1.IPClaimSpec)
+		want string
+	}{
+		"owner":         {func(s *v1alpha1.IPClaimSpec) { s.Owner.Name = "db-1" }, immutable},
+		"network's UID": {func(s *v1alpha1.IPClaimSpec) { s.NetworkUID = "u1" }, immutable},
+		"policy":        {func(s *v1alpha1.IPClaimSpec) { s.ReclaimPolicy = v1alpha1.IPClaimDelete }, ""},
+	}
+	for field, tt := range tests {
+		t.Run(field, func(t *testing.T) { tryUpdate(t, claim(name, nil), claim(name, tt.edit), tt.want) })
+	}
+}
+
+// TestIPClaimsAreSelectedByNode: an agent watches those of its node only.
+func TestIPClaimsAreSelectedByNode(t *testing.T) {
+	held := claim("data.10.20.254.7", func(s *v1alpha1.IPClaimSpec) { s.Address = "10.20.254.7" })
+	for _, c := range []*v1alpha1.IPClaim{claim("data.10.20.254.6", func(s *v1alpha1.IPClaimSpec) { s.Address = "10.20.254.6" }), held} {
+		if err := env.client.Create(t.Context(), c); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = env.client.Delete(context.Background(), c) })
+	}
+	held.Status.NodeName, held.Status.PodUID = "worker2", "u1"
+	if err := env.client.Status().Update(t.Context(), held); err != nil {
+		t.Fatal(err)
+	}
+	for field, want := range map[string]int{v1alpha1.FieldIPClaimNodeName: 1, v1alpha1.FieldIPClaimNetwork: 2} {
+		value := map[string]string{v1alpha1.FieldIPClaimNodeName: "worker2", v1alpha1.FieldIPClaimNetwork: "data"}[field]
+		var list v1alpha1.IPClaimList
+		if err := env.client.List(t.Context(), &list, client.MatchingFields{field: value}); err != nil {
+			t.Fatal(err)
+		}
+		if len(list.Items) != want {
+			t.Errorf("%s=%s selects %d claims, want %d", field, value, len(list.Items), want)
 		}
 	}
 }
