@@ -2,8 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 
 # The cluster's default network where the node image brings none: the reference plugins ptp, host-local and portmap,
-# routes between the nodes, and masquerading for what leaves the cluster. To be sourced by up.sh.
+# routes between the nodes, and masquerading for what leaves the cluster. To be sourced by up.sh and reboot.sh.
 # shellcheck shell=bash
+
+# own_default_network IMAGE: any other node image than ours is kind's, and installs its own.
+own_default_network() { [[ $1 == netplane/node:* ]]; }
 
 # ptp and not bridge: every packet is routed, so Services work between pods of one node without br_netfilter.
 # The addresses' files lie in /run: a restart of the node ends every pod, and their addresses must be free again.

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 # The physical networks of the test cluster: one docker network each, one network card per node and network.
-# To be sourced by up.sh and down.sh.
+# To be sourced by up.sh, reboot.sh and down.sh.
 # shellcheck shell=bash
 
 # nics_of WORKER: "nic=network ..." of that node. The third worker's cards are the other way round, the second has one
@@ -16,6 +16,9 @@ nics_of() {
 }
 PHYSICAL=(phy0 phy1)
 WORKERS=(worker worker2 worker3)
+# Left in each node's memory once it is all up: a node that was restarted by anything but reboot.sh lacks it.
+# shellcheck disable=SC2034 # up.sh and reboot.sh use it
+MARK=/run/netplane-cluster
 
 # phy_network CLUSTER PHY: the docker network's name. It must sort after "kind": docker sends a container's default route
 # through the first of its networks by name.
@@ -75,16 +78,20 @@ physical_map() {
 	done | sort
 }
 
-ensure_physical() {
-	local cluster="$1" worker pair
-	ensure_physical_networks "$cluster"
-	for worker in "${WORKERS[@]}"; do
-		for pair in $(nics_of "$worker"); do
-			ensure_nic "$cluster-$worker" "${pair%%=*}" "$(phy_network "$cluster" "${pair#*=}")"
-		done
-		# By rename, as the agent may be reading it; and only if it differs, as it watches it.
-		physical_map "$worker" | docker exec --interactive "$cluster-$worker" sh -c '
-			mkdir -p /etc/netplane && cd /etc/netplane && cat >.map.new || exit
-			if cmp -s .map.new physical-network-map.yaml; then rm .map.new; else mv .map.new physical-network-map.yaml; fi'
+# ensure_cards CLUSTER WORKER: its cards and its map.
+ensure_cards() {
+	local cluster="$1" worker="$2" pair
+	for pair in $(nics_of "$worker"); do
+		ensure_nic "$cluster-$worker" "${pair%%=*}" "$(phy_network "$cluster" "${pair#*=}")"
 	done
+	# By rename, as the agent may be reading it; and only if it differs, as it watches it.
+	physical_map "$worker" | docker exec --interactive "$cluster-$worker" sh -c '
+		mkdir -p /etc/netplane && cd /etc/netplane && cat >.map.new || exit
+		if cmp -s .map.new physical-network-map.yaml; then rm .map.new; else mv .map.new physical-network-map.yaml; fi'
+}
+
+ensure_physical() {
+	local cluster="$1" worker
+	ensure_physical_networks "$cluster"
+	for worker in "${WORKERS[@]}"; do ensure_cards "$cluster" "$worker"; done
 }

@@ -14,8 +14,6 @@ source "$ROOT/hack/cluster/defaultnet.sh"
 
 cluster="${1:-netplane}"
 NODES=("$cluster-control-plane" "$cluster-worker" "$cluster-worker2" "$cluster-worker3")
-# Left in each node's memory once it is all up: a node that has been restarted lacks it.
-MARK=/run/netplane-cluster
 
 kube() { kubectl --context "kind-$cluster" --request-timeout=10s "$@"; }
 
@@ -34,9 +32,6 @@ trouble() {
 	kube get --raw /readyz >/dev/null 2>&1 || echo "its API server does not answer"
 }
 
-# Any other node image is kind's, and installs its own.
-own_default_network() { [[ $image == netplane/node:* ]]; }
-
 # Every node's systemd, containerd, kubelet and kube-proxy watch files, and all count as one user's: many kernels' default
 # of 128 is used up by this cluster, and then programs die of "too many open files".
 INSTANCES=1024
@@ -54,7 +49,7 @@ raise_watch_limit() {
 create() {
 	local config
 	config="$(mktemp)"
-	sed "s/\${DISABLE_DEFAULT_CNI}/$(own_default_network && echo true || echo false)/" "$ROOT/hack/cluster/kind.yaml" >"$config"
+	sed "s/\${DISABLE_DEFAULT_CNI}/$(own_default_network "$image" && echo true || echo false)/" "$ROOT/hack/cluster/kind.yaml" >"$config"
 	step "creating cluster $cluster (one control plane, three workers)" \
 		kind create cluster --name "$cluster" --image "$image" --config "$config"
 	rm -f "$config"
@@ -91,7 +86,7 @@ up() {
 	else
 		create
 	fi
-	if own_default_network; then ensure_default_network "$cluster"; fi
+	if own_default_network "$image"; then ensure_default_network "$cluster"; fi
 	ensure_physical "$cluster"
 	"$ROOT/hack/cluster/load.sh" "$cluster" netplane/testbox:dev
 	wait_ready
