@@ -79,6 +79,10 @@ test-e2e: ## Tests on the kind cluster, which is made if it is not there
 bench-scheduler: ## Measure the scheduler against the stock one (NODES, PODS, ROUNDS; see test/bench)
 	hack/bench-scheduler.sh
 
+.PHONY: bench-addresses
+bench-addresses: ## Measure address management: allocation, API writes, claims, memory (see test/benchaddresses)
+	hack/bench-addresses.sh
+
 ##@ Check
 
 .PHONY: generate

@@ -44,9 +44,10 @@ type journal struct {
 	path  string
 	file  *os.File
 	lock  *os.File
-	size  int64 // of the whole lines written
-	frees int   // records that made others garbage
-	torn  bool  // the file may end in a piece of a line
+	size  int64  // of the whole lines written
+	frees int    // records that made others garbage
+	torn  bool   // the file may end in a piece of a line
+	line  []byte // reused by append
 }
 
 // openJournal locks the journal, so that two agents never serve one node, and
@@ -79,14 +80,16 @@ func (j *journal) close() error {
 
 // append writes one record. After an error the file holds what it held before.
 func (j *journal) append(op string, leases []Lease) error {
-	line, err := encode(record{Op: op, Leases: leases})
+	j.line = j.line[:0]
+	if j.torn {
+		// A line of its own keeps the piece before it from spoiling this record.
+		j.line = append(j.line, '\n')
+	}
+	line, err := appendLine(j.line, op, leases)
 	if err != nil {
 		return err
 	}
-	if j.torn {
-		// A line of its own keeps the piece before it from spoiling this record.
-		line = append([]byte{'\n'}, line...)
-	}
+	j.line = line
 	if n, err := j.file.Write(line); err != nil {
 		// Only what was written in part can hurt, and only until it is cut off.
 		j.torn = j.torn || n > 0
@@ -125,11 +128,9 @@ func (j *journal) rewrite(leases []Lease) (err error) {
 	}()
 	var text []byte
 	for i := range leases {
-		line, err := encode(record{Op: opLease, Leases: leases[i : i+1]})
-		if err != nil {
+		if text, err = appendLine(text, opLease, leases[i:i+1]); err != nil {
 			return err
 		}
-		text = append(text, line...)
 	}
 	if _, err := io.Copy(next, bytes.NewReader(text)); err != nil {
 		return fmt.Errorf("compacting the journal: %w", err)
@@ -143,15 +144,6 @@ func (j *journal) rewrite(leases []Lease) (err error) {
 	}
 	j.file, j.size, j.frees, j.torn = next, int64(len(text)), 0, false
 	return nil
-}
-
-func encode(r record) ([]byte, error) {
-	text, err := json.Marshal(r)
-	if err != nil {
-		return nil, fmt.Errorf("encoding a journal record: %w", err)
-	}
-	line := fmt.Appendf(make([]byte, 0, len(text)+10), "%08x ", crc32.ChecksumIEEE(text))
-	return append(append(line, text...), '\n'), nil
 }
 
 func decode(line []byte) (record, error) {

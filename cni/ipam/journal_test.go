@@ -7,10 +7,13 @@ import (
 	"bytes"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
+	"time"
 )
 
 // consistent fails the test if a journal gives an address, or an interface, twice.
@@ -247,4 +250,39 @@ func lineCount(t *testing.T, path string) int {
 		t.Fatal(err)
 	}
 	return bytes.Count(data, []byte{'\n'})
+}
+
+func encode(r record) ([]byte, error) { return appendLine(nil, r.Op, r.Leases) }
+
+// A field that the record lacks would be lost with the agent.
+func TestARecordKeepsEveryFieldOfALease(t *testing.T) {
+	lease := Lease{
+		Owner:   Owner{PodUID: "uid", PodNamespace: "default", PodName: "a \"quoted\" \\ name\n\u00e9", ContainerID: "c1", IfName: "net1", NetNS: "/run/netns/x"},
+		Network: "management", NetworkUID: "network-uid", Address: netip.MustParseAddr("fd00::5"), Block: netip.MustParsePrefix("fd00::/122"),
+		Since: time.Date(2026, 9, 1, 12, 0, 0, 123456789, time.UTC),
+	}
+	expectNoZero(t, reflect.ValueOf(lease))
+	for _, leases := range [][]Lease{{lease}, {lease, {Owner: Owner{ContainerID: "c2", IfName: "eth0"}, Network: "data", Address: netip.MustParseAddr("10.0.0.5"), Block: netip.MustParsePrefix("10.0.0.0/26")}}} {
+		line, err := appendLine([]byte("before"), opFree, leases)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := decode(bytes.TrimSuffix(bytes.TrimPrefix(line, []byte("before")), []byte("\n")))
+		if err != nil {
+			t.Fatalf("%v of %s", err, line)
+		}
+		expectEqual(t, "record", record{Op: opFree, Leases: leases}, got)
+	}
+}
+
+// expectNoZero has the test above fail for a field that was added to Lease.
+func expectNoZero(t *testing.T, v reflect.Value) {
+	t.Helper()
+	for i := range v.NumField() {
+		if field := v.Type().Field(i); field.Anonymous {
+			expectNoZero(t, v.Field(i))
+		} else if v.Field(i).IsZero() {
+			t.Errorf("the test gives field %s no value", field.Name)
+		}
+	}
 }

@@ -54,25 +54,26 @@ type Manager struct {
 	ready   chan struct{} // closed by Replay
 	garbage atomic.Int64  // leases that the Collector ended
 
-	mu       sync.Mutex
-	journal  *journal
-	pools    map[string]*pool
-	byOwner  map[ownerKey]*Lease
-	arrived  chan struct{} // closed and replaced when addresses became free
-	watchers []func(network string, waiting bool)
+	mu          sync.Mutex
+	journal     *journal
+	pools       map[string]*pool
+	byOwner     map[ownerKey]*Lease
+	byContainer map[string][]*Lease // by container ID
+	arrived     chan struct{}       // closed when addresses became free; nil if nobody waits
+	watchers    []func(network string, waiting bool)
 }
 
 // New makes a Manager, which serves after Replay.
 func New(cfg Config) *Manager {
 	m := &Manager{
-		path:    cfg.JournalPath,
-		wait:    cfg.Wait,
-		clock:   cfg.Clock,
-		logger:  cfg.Logger,
-		ready:   make(chan struct{}),
-		pools:   map[string]*pool{},
-		byOwner: map[ownerKey]*Lease{},
-		arrived: make(chan struct{}),
+		path:        cfg.JournalPath,
+		wait:        cfg.Wait,
+		clock:       cfg.Clock,
+		logger:      cfg.Logger,
+		ready:       make(chan struct{}),
+		pools:       map[string]*pool{},
+		byOwner:     map[ownerKey]*Lease{},
+		byContainer: map[string][]*Lease{},
 	}
 	if m.wait == 0 {
 		m.wait = DefaultWait
@@ -149,16 +150,21 @@ func (m *Manager) Reserve(ctx context.Context, asks []Ask) ([]Lease, error) {
 	if err := checkAsks(asks); err != nil {
 		return nil, err
 	}
+	leases, lack, arrived, err := m.try(asks)
+	if err != nil || len(lack) == 0 {
+		return leases, err
+	}
+	return m.await(ctx, asks, lack, arrived)
+}
+
+// await tries again whenever addresses came, until time is up.
+func (m *Manager) await(ctx context.Context, asks []Ask, lack []string, arrived <-chan struct{}) (leases []Lease, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, m.wait, errWaited)
 	defer cancel()
 	var waits *wait
 	defer func() { m.endWait(waits) }()
 	var lacked []string
 	for {
-		leases, lack, arrived, err := m.try(asks)
-		if err != nil || len(lack) == 0 {
-			return leases, err
-		}
 		if !slices.Equal(lack, lacked) {
 			m.endWait(waits)
 			waits, lacked = m.beginWait(asks, lack), lack
@@ -171,6 +177,10 @@ func (m *Manager) Reserve(ctx context.Context, asks []Ask) ([]Lease, error) {
 			}
 			return nil, m.explain(lack[0])
 		}
+		leases, lack, arrived, err = m.try(asks)
+		if err != nil || len(lack) == 0 {
+			return leases, err
+		}
 	}
 }
 
@@ -178,16 +188,15 @@ func (m *Manager) Reserve(ctx context.Context, asks []Ask) ([]Lease, error) {
 var errWaited = errors.New("no block came in time")
 
 func checkAsks(asks []Ask) error {
-	seen := make(map[ownerKey]bool, len(asks))
 	for i := range asks {
 		ask := &asks[i]
 		if !ask.complete() || ask.Network == "" {
 			return fmt.Errorf("reserving an address of network %q: container ID, interface and network are required", ask.Network)
 		}
-		if seen[ask.key()] {
+		// A pod has a few interfaces: no map is made for them.
+		if slices.ContainsFunc(asks[:i], func(earlier Ask) bool { return earlier.key() == ask.key() }) {
 			return fmt.Errorf("reserving an address of network %q: interface %s is asked for twice", ask.Network, ask.IfName)
 		}
-		seen[ask.key()] = true
 	}
 	return nil
 }
@@ -201,13 +210,20 @@ func (m *Manager) try(asks []Ask) (leases []Lease, lack []string, arrived <-chan
 	}
 	leases, fresh, lack, err := m.pickAll(asks)
 	if err == nil && len(lack) == 0 && len(fresh) > 0 {
-		if err = m.journal.append(opLease, values(fresh)); err != nil {
+		entry := leases
+		if len(fresh) < len(leases) {
+			entry = values(fresh)
+		}
+		if err = m.journal.append(opLease, entry); err != nil {
 			err = fmt.Errorf("reserving an address of network %q: %w", fresh[0].lease.Network, err)
 		}
 	}
 	if err != nil || len(lack) > 0 {
-		for _, p := range fresh {
+		for _, p := range slices.Backward(fresh) {
 			p.block.unpick(p.from)
+		}
+		if m.arrived == nil {
+			m.arrived = make(chan struct{})
 		}
 		arrived = m.arrived
 		m.mu.Unlock()
@@ -217,7 +233,7 @@ func (m *Manager) try(asks []Ask) (leases []Lease, lack []string, arrived <-chan
 		m.enter(p.lease)
 	}
 	m.mu.Unlock()
-	m.notify(networksOf(leases), false)
+	m.notifyOf(leases)
 	return leases, nil, nil, nil
 }
 
@@ -236,10 +252,11 @@ func values(fresh []picked) []Lease {
 	return out
 }
 
-// pickAll finds a lease for every ask; fresh are those that are new, the last
-// picked first, so that undoing them in order restores the free lists.
+// pickAll finds a lease for every ask; fresh are those that are new. Undoing
+// them, the last one first, restores the free lists.
 func (m *Manager) pickAll(asks []Ask) (leases []Lease, fresh []picked, lack []string, err error) {
 	now := m.clock.Now().UTC().Round(0)
+	leases, fresh = make([]Lease, 0, len(asks)), make([]picked, 0, len(asks))
 	for i := range asks {
 		ask := &asks[i]
 		if old, ok := m.byOwner[ask.key()]; ok {
@@ -262,7 +279,7 @@ func (m *Manager) pickAll(asks []Ask) (leases []Lease, fresh []picked, lack []st
 		}
 		lease := &Lease{Owner: ask.Owner, Network: ask.Network, NetworkUID: p.uid, Address: from.address, Block: b.Prefix, Since: now}
 		leases = append(leases, *lease)
-		fresh = append([]picked{{lease, b, from}}, fresh...)
+		fresh = append(fresh, picked{lease, b, from})
 	}
 	return leases, fresh, lack, nil
 }
@@ -270,6 +287,7 @@ func (m *Manager) pickAll(asks []Ask) (leases []Lease, fresh []picked, lack []st
 // enter makes a lease known; it is in the journal already.
 func (m *Manager) enter(lease *Lease) {
 	m.byOwner[lease.key()] = lease
+	m.byContainer[lease.ContainerID] = append(m.byContainer[lease.ContainerID], lease)
 	m.pool(lease.Network).attach(lease)
 }
 
@@ -286,53 +304,73 @@ func (m *Manager) pool(network string) *pool {
 // is named. What is gone already is no error; an error means that nothing
 // has changed.
 func (m *Manager) Release(_ context.Context, containerID string, ifnames ...string) error {
-	named := make(map[string]bool, len(ifnames))
-	for _, ifname := range ifnames {
-		named[ifname] = true
+	m.mu.Lock()
+	var gone []Lease
+	for _, lease := range m.byContainer[containerID] {
+		if len(ifnames) == 0 || slices.Contains(ifnames, lease.IfName) {
+			gone = append(gone, *lease)
+		}
 	}
-	_, err := m.release(func(lease *Lease) bool {
-		return lease.ContainerID == containerID && (len(ifnames) == 0 || named[lease.IfName])
-	})
+	err := m.endLocked(gone)
+	m.mu.Unlock()
 	if err != nil {
 		return fmt.Errorf("releasing the addresses of container %s: %w", containerID, err)
 	}
+	m.notifyOf(gone)
 	return nil
 }
 
 // release ends every lease that is meant and returns them.
 func (m *Manager) release(meant func(*Lease) bool) ([]Lease, error) {
 	m.mu.Lock()
-	if m.journal == nil {
-		m.mu.Unlock()
-		return nil, ErrNotReplayed
-	}
 	var gone []Lease
 	for _, lease := range m.byOwner {
 		if meant(lease) {
 			gone = append(gone, *lease)
 		}
 	}
+	err := m.endLocked(gone)
+	m.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	m.notifyOf(gone)
+	return gone, nil
+}
+
+// endLocked ends leases: first in the journal, then in memory.
+func (m *Manager) endLocked(gone []Lease) error {
+	if m.journal == nil {
+		return ErrNotReplayed
+	}
 	if len(gone) == 0 {
-		m.mu.Unlock()
-		return nil, nil
+		return nil
 	}
 	sortLeases(gone)
 	if err := m.journal.append(opFree, gone); err != nil {
-		m.mu.Unlock()
-		return nil, err
+		return err
 	}
 	now := m.clock.Now().UTC().Round(0)
 	for i := range gone {
-		delete(m.byOwner, gone[i].key())
+		m.leave(&gone[i])
 		p := m.pools[gone[i].Network]
 		p.detach(&gone[i], now)
 		m.forgetIfEmpty(p)
 	}
 	m.compactLocked(m.journal.garbage(len(m.byOwner)) || len(m.byOwner) == 0)
 	m.wakeLocked()
-	m.mu.Unlock()
-	m.notify(networksOf(gone), false)
-	return gone, nil
+	return nil
+}
+
+// leave takes a lease out of the indexes.
+func (m *Manager) leave(lease *Lease) {
+	delete(m.byOwner, lease.key())
+	rest := slices.DeleteFunc(m.byContainer[lease.ContainerID], func(l *Lease) bool { return l.IfName == lease.IfName })
+	if len(rest) == 0 {
+		delete(m.byContainer, lease.ContainerID)
+	} else {
+		m.byContainer[lease.ContainerID] = rest
+	}
 }
 
 // compactLocked rewrites the journal. A failure leaves the longer journal,
@@ -348,8 +386,10 @@ func (m *Manager) compactLocked(due bool) {
 
 // wakeLocked has every waiting Reserve try again.
 func (m *Manager) wakeLocked() {
-	close(m.arrived)
-	m.arrived = make(chan struct{})
+	if m.arrived != nil {
+		close(m.arrived)
+		m.arrived = nil
+	}
 }
 
 func (m *Manager) forgetIfEmpty(p *pool) {
@@ -358,23 +398,23 @@ func (m *Manager) forgetIfEmpty(p *pool) {
 	}
 }
 
-func (m *Manager) notify(networks map[string]bool, waiting bool) {
-	m.mu.Lock()
-	watchers := m.watchers
-	m.mu.Unlock()
-	for network := range networks {
-		for _, changed := range watchers {
-			changed(network, waiting)
+// notifyOf tells of the networks of leases, of each once.
+func (m *Manager) notifyOf(leases []Lease) {
+	for i := range leases {
+		network := leases[i].Network
+		if !slices.ContainsFunc(leases[:i], func(l Lease) bool { return l.Network == network }) {
+			m.notify(network, false)
 		}
 	}
 }
 
-func networksOf(leases []Lease) map[string]bool {
-	out := map[string]bool{}
-	for i := range leases {
-		out[leases[i].Network] = true
+func (m *Manager) notify(network string, waiting bool) {
+	m.mu.Lock()
+	watchers := m.watchers
+	m.mu.Unlock()
+	for _, changed := range watchers {
+		changed(network, waiting)
 	}
-	return out
 }
 
 // Leases is a snapshot of all leases, by network and address.
@@ -405,7 +445,7 @@ func (m *Manager) SetBlocks(network string, uid types.UID, plan *addressing.Plan
 	m.wakeLocked()
 	m.mu.Unlock()
 	if changed {
-		m.notify(map[string]bool{network: true}, false)
+		m.notify(network, false)
 	}
 }
 

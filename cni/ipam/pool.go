@@ -237,15 +237,7 @@ func (p *pool) detach(lease *Lease, now time.Time) {
 
 // allows tells whether a pod may have the address under the plan of today.
 func (p *pool) allows(b *block, address netip.Addr) bool {
-	if p.plan == nil || p.plan.CheckBlock(b.Prefix) != nil {
-		return false
-	}
-	for allowed := range p.plan.PodAddresses(b.Prefix) {
-		if allowed == address {
-			return true
-		}
-	}
-	return false
+	return p.plan != nil && p.plan.Serves(b.Prefix, address)
 }
 
 // inUse counts the leases, and the blocks that are held.

@@ -114,7 +114,9 @@ func (m *Manager) beginWait(asks []Ask, lack []string) *wait {
 		}
 	}
 	m.mu.Unlock()
-	m.notify(lacking, true)
+	for network := range lacking {
+		m.notify(network, true)
+	}
 	return w
 }
 
