@@ -36,8 +36,8 @@ const (
 
 // IPClaimOwner is the identity that an address belongs to. It outlives pods.
 //
-// +kubebuilder:validation:XValidation:rule="self.kind != 'Pod' || (has(self.interface) && self.interface != ”)",message="interface is required beside kind Pod: a pod may have several interfaces on one network"
-// +kubebuilder:validation:XValidation:rule="self.kind != 'Reference' || !has(self.interface) || self.interface == ”",message="interface must be left out beside kind Reference: the reference alone names one interface"
+// +kubebuilder:validation:XValidation:rule="self.kind != 'Pod' || (has(self.interface) && size(self.interface) > 0)",message="interface is required beside kind Pod: a pod may have several interfaces on one network"
+// +kubebuilder:validation:XValidation:rule="self.kind != 'Reference' || !has(self.interface) || size(self.interface) == 0",message="interface must be left out beside kind Reference: the reference alone names one interface"
 type IPClaimOwner struct {
 	// kind says what name is: Pod or Reference.
 	// +required

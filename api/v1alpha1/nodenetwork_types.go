@@ -78,9 +78,9 @@ type RefusedNetwork struct {
 	Message string `json:"message,omitempty"`
 }
 
-// HeldAddresses counts addresses in the node's blocks that cannot be given out
-// although no living pod accounts for them: leaked, quarantined, or of pods
-// that are gone but whose sandbox is not.
+// HeldAddresses counts addresses of the node that cannot be given out although
+// no living pod accounts for them: leaked, quarantined, or of pods that are gone
+// but whose sandbox is not. They lie in the node's blocks, or are fixed.
 type HeldAddresses struct {
 	// network is the Network's name.
 	// +required
@@ -91,6 +91,11 @@ type HeldAddresses struct {
 	// counts only when that pod does not exist.
 	// +optional
 	PodUID types.UID `json:"podUID,omitempty"`
+	// fixed: they are of the Network's staticRange, which IPClaims give, and take
+	// nothing of the node's blocks. No IPClaim is handed to another pod while its
+	// last one has such an entry.
+	// +optional
+	Fixed bool `json:"fixed,omitempty"`
 }
 
 // NodeNetworkStatus is written by the node's agent, but for condition AgentReady.

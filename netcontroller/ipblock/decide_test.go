@@ -79,6 +79,11 @@ func TestInUse(t *testing.T) {
 	held := func(network string) *v1alpha1.NodeNetwork {
 		return &v1alpha1.NodeNetwork{Status: v1alpha1.NodeNetworkStatus{Held: []v1alpha1.HeldAddresses{{Network: network, Count: 1}}}}
 	}
+	heldFixed := func(network string) *v1alpha1.NodeNetwork {
+		n := held(network)
+		n.Status.Held[0].Fixed = true
+		return n
+	}
 	tests := map[string]struct {
 		block *v1alpha1.IPBlock
 		pods  []corev1.Pod
@@ -94,6 +99,7 @@ func TestInUse(t *testing.T) {
 		"a pod from long after the deletion":         {block(true), pod("worker", deleted.Add(time.Hour)), nil, time.Time{}, false},
 		"an address that the agent holds":            {block(true), nil, held("data"), time.Time{}, true},
 		"an address held in another network":         {block(true), nil, held("management"), time.Time{}, false},
+		"a fixed address that the agent holds":       {block(true), nil, heldFixed("data"), time.Time{}, false},
 		"a pod from before the Node registered anew": {block(false), pod("worker", deleted), nil, deleted.Add(time.Hour), true},
 		"a pod of the Node that registered anew":     {block(false), pod("worker", deleted), nil, deleted.Add(-time.Hour), false},
 	}

@@ -65,7 +65,7 @@ func used(f *Facts) int64 {
 	}
 	for i := range f.Holders {
 		for _, held := range f.Holders[i].Status.Held {
-			if held.Network == name && (held.PodUID == "" || !living[held.PodUID]) {
+			if held.Network == name && !held.Fixed && (held.PodUID == "" || !living[held.PodUID]) {
 				total += int64(held.Count)
 			}
 		}

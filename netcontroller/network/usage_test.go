@@ -52,7 +52,9 @@ func TestAddressCounts(t *testing.T) {
 		}
 		f.Pods = []corev1.Pod{aPod("one", "data"), aPod("two", "data,data@eth1"), aPod("three", "data")}
 		f.Holders = []v1alpha1.NodeNetwork{
-			aNode("worker", holds("data", 2, ""), holds("data", 4, "a pod that is gone"), holds("data", 8, "one-uid"), holds("other", 16, "")),
+			aNode("worker", holds("data", 2, ""), holds("data", 4, "a pod that is gone"), holds("data", 8, "one-uid"), holds("other", 16, ""), func(n *v1alpha1.NodeNetwork) {
+				n.Status.Held = append(n.Status.Held, v1alpha1.HeldAddresses{Network: "data", Count: 32, PodUID: "gone", Fixed: true})
+			}),
 		}
 	}))
 	want := v1alpha1.AddressCounts{Capacity: 16*15 - 2, Claimed: 2 * 15, Used: 4 + 2 + 4}

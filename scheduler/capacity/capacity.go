@@ -70,10 +70,11 @@ func (l *Load) AddPod(demand Demand) {
 
 // AddHeld counts addresses that the node's agent holds for nobody. An entry
 // with a pod's UID counts only while that pod does not exist: if it does, it
-// is counted by AddPod, or is the victim of a simulated preemption.
+// is counted by AddPod, or is the victim of a simulated preemption. Fixed
+// addresses lie in none of the node's blocks.
 func (l *Load) AddHeld(held []v1alpha1.HeldAddresses, exists func(types.UID) bool) {
 	for i := range held {
-		if held[i].PodUID != "" && exists(held[i].PodUID) {
+		if held[i].Fixed || held[i].PodUID != "" && exists(held[i].PodUID) {
 			continue
 		}
 		l.add(held[i].Network, int(held[i].Count))

@@ -99,6 +99,7 @@ func TestLoadCountsEachAddressOnce(t *testing.T) {
 		{Network: "data", Count: 4, PodUID: "alive"},
 		{Network: "data", Count: 8, PodUID: "gone"},
 		{Network: "data", Count: 16},
+		{Network: "data", Count: 32, PodUID: "gone", Fixed: true},
 		{Network: "backup", Count: 1},
 	}, func(uid types.UID) bool { return uid == "alive" })
 	want := Load{{"data", 2 + 1 + 8 + 16}, {"management", 1}, {"backup", 1}}

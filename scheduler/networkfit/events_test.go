@@ -23,6 +23,7 @@ func TestHints(t *testing.T) {
 	held := func(count int32) *node {
 		return makeNode("n", up("data"), hold(v1alpha1.HeldAddresses{Network: "data", Count: count}))
 	}
+	heldFixed := makeNode("n", up("data"), hold(v1alpha1.HeldAddresses{Network: "data", Count: 1, PodUID: "gone", Fixed: true}))
 	noAgent := makeNode("n", up("data"), setAgent("False"))
 	down := makeNode("n", notReady("data", v1alpha1.ReasonInterfaceDown))
 	unready := makeNetwork("data", setReady(metav1.ConditionFalse, v1alpha1.ReasonNoNode, ""))
@@ -48,6 +49,7 @@ func TestHints(t *testing.T) {
 		"a node without the NIC joins":                        {"nodenetworks", "", nil, makeNode("n", up("management")), fwk.QueueSkip},
 		"held addresses go free":                              {"nodenetworks", "", held(3), held(2), fwk.Queue},
 		"the last held address goes free":                     {"nodenetworks", "", held(1), makeNode("n", up("data")), fwk.Queue},
+		"a fixed address that was held goes free":             {"nodenetworks", "", heldFixed, makeNode("n", up("data")), fwk.QueueSkip},
 		"addresses become held":                               {"nodenetworks", "", held(2), held(3), fwk.QueueSkip},
 		"nothing that matters changes":                        {"nodenetworks", "", makeNode("n", up("data")), makeNode("n", up("data", "management")), fwk.QueueSkip},
 		"the NIC of another network comes up":                 {"nodenetworks", "", makeNode("n", nil), makeNode("n", up("management")), fwk.QueueSkip},

@@ -96,11 +96,12 @@ func (n *node) physical(name string) *v1alpha1.NodePhysicalNetwork {
 	return nil
 }
 
-// held is the number of a network's addresses that the agent holds for nobody.
+// held is the number of a network's addresses in the node's blocks that the
+// agent holds for nobody.
 func (n *node) held(network string) int {
 	var sum int
 	for i := range n.Status.Held {
-		if n.Status.Held[i].Network == network {
+		if n.Status.Held[i].Network == network && !n.Status.Held[i].Fixed {
 			sum += int(n.Status.Held[i].Count)
 		}
 	}
