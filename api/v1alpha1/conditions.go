@@ -13,6 +13,10 @@ const (
 	// that back it, so that blocks are claimed on demand only.
 	ConditionTight = "Tight"
 
+	// ConditionAddressesAvailable on a Network: not all of its addresses are in
+	// use. Its reason tells beforehand that they run low.
+	ConditionAddressesAvailable = "AddressesAvailable"
+
 	// ConditionAgentReady on a NodeNetwork: the node's agent serves. A node
 	// whose agent is not ready takes no pods with networks. Written by the
 	// controller from the readiness of the agent's pod.
@@ -58,6 +62,18 @@ const (
 	ReasonBlocksLeft = "BlocksLeft"
 	// ReasonFewBlocksLeft: there are fewer unclaimed blocks than nodes.
 	ReasonFewBlocksLeft = "FewBlocksLeft"
+)
+
+// Reasons of a Network's AddressesAvailable condition.
+const (
+	// ReasonAddressesLeft (True): there are enough addresses for now.
+	ReasonAddressesLeft = "AddressesLeft"
+	// ReasonAddressesRunningLow (True): 90 % of the addresses are in use, or
+	// were and more than 80 % still are; grow the Network before none is left.
+	ReasonAddressesRunningLow = "AddressesRunningLow"
+	// ReasonAddressesExhausted (False): all addresses are in use; grow the
+	// Network with additionalSubnets, or delete pods.
+	ReasonAddressesExhausted = "AddressesExhausted"
 )
 
 // Reasons of a PhysicalNetwork's Ready condition.

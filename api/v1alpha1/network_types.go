@@ -240,6 +240,7 @@ type NetworkStatus struct {
 // +kubebuilder:printcolumn:name="Used",type=integer,JSONPath=`.status.addresses.used`
 // +kubebuilder:printcolumn:name="Claimed",type=integer,JSONPath=`.status.addresses.claimed`
 // +kubebuilder:printcolumn:name="Capacity",type=integer,JSONPath=`.status.addresses.capacity`
+// +kubebuilder:printcolumn:name="Addresses",type=string,JSONPath=`.status.conditions[?(@.type=="AddressesAvailable")].reason`,priority=1
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 // +kubebuilder:validation:XValidation:rule="self.metadata.name.matches('^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$')",message="metadata.name must be a DNS label: lower case letters, digits and '-', at most 63, no dots"
 // +kubebuilder:validation:XValidation:rule="self.metadata.name != 'default'",message="metadata.name 'default' stands for the cluster's own network"

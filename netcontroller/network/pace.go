@@ -63,7 +63,7 @@ func transition(want, have *v1alpha1.NetworkStatus) bool {
 	return want.ObservedGeneration != have.ObservedGeneration ||
 		want.Addresses.Capacity != have.Addresses.Capacity ||
 		firstOrLast(want.Nodes, have.Nodes) ||
-		!equality.Semantic.DeepEqual(want.Conditions, have.Conditions)
+		!equality.Semantic.DeepEqual(pressing(want.Conditions, have.Conditions))
 }
 
 func firstOrLast(want, have v1alpha1.NodeCounts) bool {
@@ -96,6 +96,9 @@ func changed(have, want []metav1.Condition) []metav1.Condition {
 	var out []metav1.Condition
 	for _, condition := range want {
 		old := meta.FindStatusCondition(have, condition.Type)
+		if old == nil && condition.Reason == v1alpha1.ReasonAddressesLeft {
+			continue // that a new Network has addresses is no news
+		}
 		if old == nil || old.Status != condition.Status || old.Reason != condition.Reason {
 			out = append(out, condition)
 		}
@@ -103,8 +106,12 @@ func changed(have, want []metav1.Condition) []metav1.Condition {
 	return out
 }
 
-// eventType: True is what one wants of Ready and does not want of Tight.
+// eventType: True is what one wants of Ready and does not want of Tight. That
+// addresses run low is a warning before it is a fault.
 func eventType(condition metav1.Condition) string {
+	if condition.Reason == v1alpha1.ReasonAddressesRunningLow {
+		return corev1.EventTypeWarning
+	}
 	good := metav1.ConditionTrue
 	if condition.Type == v1alpha1.ConditionTight {
 		good = metav1.ConditionFalse

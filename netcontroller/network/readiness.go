@@ -60,9 +60,13 @@ func Evaluate(f *Facts) v1alpha1.NetworkStatus {
 	ready.ObservedGeneration = f.Network.Generation
 	status.Conditions = append(status.Conditions, ready)
 	if planErr == nil {
-		tight := tightness(f, plan, status.Nodes)
-		tight.ObservedGeneration = f.Network.Generation
-		status.Conditions = append(status.Conditions, tight)
+		for _, condition := range []metav1.Condition{
+			tightness(f, plan, status.Nodes),
+			availability(f.Network.Status.Conditions, status.Addresses),
+		} {
+			condition.ObservedGeneration = f.Network.Generation
+			status.Conditions = append(status.Conditions, condition)
+		}
 	}
 	return status
 }

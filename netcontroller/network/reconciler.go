@@ -143,7 +143,7 @@ func (r *reconciler) release(ctx context.Context, network *v1alpha1.Network) err
 func (r *reconciler) publish(ctx context.Context, network *v1alpha1.Network, want v1alpha1.NetworkStatus) (ctrl.Result, error) {
 	r.gauges.setNetwork(network.Name, &want)
 	have := network.Status.DeepCopy()
-	owned := []string{v1alpha1.ConditionReady, v1alpha1.ConditionTight}
+	owned := []string{v1alpha1.ConditionReady, v1alpha1.ConditionTight, v1alpha1.ConditionAddressesAvailable}
 	news := changed(have.Conditions, want.Conditions)
 	want.Conditions = merge(have.Conditions, want.Conditions, owned, r.pace.clock.Now())
 	if equality.Semantic.DeepEqual(*have, want) {

@@ -37,6 +37,7 @@ func TestController(t *testing.T) {
 	t.Run("a Network says what it lacks, in order, until it is Ready", func(t *testing.T) { testReadiness(t, c) })
 	t.Run("of two Networks that overlap the newer one waits", func(t *testing.T) { testOverlap(t, c) })
 	t.Run("counts nodes and addresses", func(t *testing.T) { testCounts(t, c, p) })
+	t.Run("addresses run low before they are exhausted", func(t *testing.T) { testAvailability(t, c) })
 	t.Run("a Network that is deleted waits for its pods, then for its blocks", func(t *testing.T) { testFinalizer(t, c) })
 	t.Run("AgentReady follows the agent's pod and the Node", func(t *testing.T) { testAgentReady(t, c) })
 	t.Run("node labels follow the NICs", func(t *testing.T) { testLabels(t, c) })
