@@ -54,6 +54,24 @@ func (p pods) Annotations(namespace, name string) (map[string]string, bool) {
 	return out.Annotations, true
 }
 
+// claims implements attach.Claims. A node has few pods with fixed addresses, so
+// there is no index.
+type claims struct{ reader client.Reader }
+
+func (c claims) OfPod(uid types.UID) []*v1alpha1.IPClaim {
+	var all v1alpha1.IPClaimList
+	if err := c.reader.List(context.Background(), &all); err != nil {
+		return nil
+	}
+	var out []*v1alpha1.IPClaim
+	for i := range all.Items {
+		if claim := &all.Items[i]; claim.Status.PodUID == uid {
+			out = append(out, claim)
+		}
+	}
+	return out
+}
+
 // held implements inventory.HeldSource.
 type held struct {
 	manager *ipam.Manager

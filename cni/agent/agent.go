@@ -64,6 +64,7 @@ type agent struct {
 //
 // +kubebuilder:rbac:groups=networking.k8s.io,resources=servicecidrs,verbs=get;list;watch
 // +kubebuilder:rbac:groups="",resources=namespaces,verbs=get;list;watch
+// +kubebuilder:rbac:groups=netplane.io,resources=ipclaims,verbs=get;list;watch
 func newAgent(mgr ctrl.Manager, opts *options) (_ *agent, err error) {
 	a := &agent{mgr: mgr}
 	made := false
@@ -129,6 +130,7 @@ func (a *agent) makeServer(opts *options) (err error) {
 		Networks:     networks{reader},
 		Namespaces:   namespaces{reader},
 		Pods:         pods{reader},
+		Claims:       claims{reader},
 		Addresses:    a.addresses,
 		PodLinks:     a.links,
 		HostLinks:    a.links,
@@ -231,6 +233,7 @@ func (a *agent) follow(ctx context.Context) error {
 		{&v1alpha1.PhysicalNetwork{}, a.inventory.Notify},
 		{&v1alpha1.NodeNetwork{}, a.inventory.NotifyHeld},
 		{&v1alpha1.IPBlock{}, func() {}},
+		{&v1alpha1.IPClaim{}, func() {}},
 		{&corev1.Namespace{}, func() {}},
 		{&networkingv1.ServiceCIDR{}, func() {}},
 	} {

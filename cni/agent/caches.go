@@ -30,7 +30,7 @@ import (
 const stopTimeout = 10 * time.Second
 
 // newManager makes the manager with caches that hold nothing but what this
-// node needs: its own Node, NodeNetwork, pods and blocks; all Networks,
+// node needs: its own Node, NodeNetwork, pods, blocks and claims; all Networks,
 // PhysicalNetworks, Namespaces and ServiceCIDRs; of each only what is read.
 func newManager(config *rest.Config, opts *options) (ctrl.Manager, error) {
 	scheme := runtime.NewScheme()
@@ -62,6 +62,7 @@ func ownObjects(nodeName string) map[client.Object]cache.ByObject {
 		&v1alpha1.NodeNetwork{}: {Field: byName},
 		&corev1.Pod{}:           {Field: fields.OneTermEqualSelector("spec.nodeName", nodeName), Transform: slimPod},
 		&v1alpha1.IPBlock{}:     {Field: fields.OneTermEqualSelector(v1alpha1.FieldIPBlockNodeName, nodeName)},
+		&v1alpha1.IPClaim{}:     {Field: fields.OneTermEqualSelector(v1alpha1.FieldIPClaimNodeName, nodeName)},
 		&corev1.Namespace{}:     {Transform: slimNamespace},
 	}
 }

@@ -28,7 +28,9 @@ type wanted struct {
 	nic     string
 	bridged bool
 	mtu     int
-	lease   ipam.Lease
+	// fixed is the address that an IPClaim gives the pod, if it asks for one.
+	fixed netip.Addr
+	lease ipam.Lease
 }
 
 func retry(format string, args ...any) error {
@@ -73,9 +75,6 @@ func (s *Server) admit(sandbox *wire.Sandbox, annotation string) ([]wanted, erro
 }
 
 func (w *wanted) checkRequest() error {
-	if w.request.Fixed() {
-		return invalid("network %q: this release gives no fixed addresses; remove ips, sticky and ipam-claim-reference from the annotation", w.request.Name)
-	}
 	if w.request.MAC == "" {
 		return nil
 	}
@@ -167,6 +166,9 @@ func (w *wanted) chooseNIC(topology Topology, mtuOf func(string) (int, error)) e
 
 // nodeAddresses are the node's own addresses beside the pod's.
 func (w *wanted) nodeAddresses() []netip.Addr {
+	if !w.lease.Block.IsValid() {
+		return nil // a fixed address beside eth0 has no need of the node's
+	}
 	own, ok := w.plan.NodeAddress(w.lease.Block)
 	if !ok {
 		return nil

@@ -24,7 +24,6 @@ func TestAdmitSaysWhyAPodCannotHaveANetwork(t *testing.T) {
 		"bad annotation":  {"data@a,data@a", nil, `annotation netplane.io/networks: item 2 (network "data"): ifname "a" is already used by item 1`, 7},
 		"unknown network": {"nowhere", nil, `network "nowhere" does not exist`, 11},
 		"no free address": {"full", nil, `network "full" has no free address on this node`, 11},
-		"fixed addresses": {"- {name: data, ips: [10.20.0.9]}", nil, `network "data": this release gives no fixed addresses; remove ips, sticky and ipam-claim-reference from the annotation`, 7},
 		"no gateway":      {"- {name: data, defaultRoute: true}", nil, `network "data" has no gateway, which defaultRoute on net1 needs`, 7},
 		"being deleted":   {"data", func(_ *world, n *v1alpha1.Network) { now := metav1.Now(); n.DeletionTimestamp = &now }, `network "data" is being deleted and takes no new pods`, 11},
 		"not looked at":   {"data", func(_ *world, n *v1alpha1.Network) { n.Generation++ }, `network "data" is not ready: netplane-controller has not looked at its present spec yet`, 11},

@@ -32,12 +32,19 @@ func (s *Server) prepare(ctx context.Context, sandbox *wire.Sandbox, annotation 
 	if err != nil {
 		return nil, err
 	}
+	if err := s.findFixed(ctx, sandbox, all); err != nil {
+		return nil, err
+	}
 	asks := make([]ipam.Ask, len(all))
 	for i := range all {
-		asks[i] = ipam.Ask{Network: all[i].network.Name, Owner: ipam.Owner{
+		w := &all[i]
+		asks[i] = ipam.Ask{Network: w.network.Name, Owner: ipam.Owner{
 			PodUID: sandbox.PodUID, PodNamespace: sandbox.PodNamespace, PodName: sandbox.PodName,
-			ContainerID: sandbox.ContainerID, IfName: all[i].request.IfName, NetNS: sandbox.NetNS,
+			ContainerID: sandbox.ContainerID, IfName: w.request.IfName, NetNS: sandbox.NetNS,
 		}}
+		if w.fixed.IsValid() {
+			asks[i].Fixed, asks[i].NetworkUID, asks[i].Anchor = w.fixed, w.network.UID, w.primary()
+		}
 	}
 	leases, err := s.deps.Addresses.Reserve(ctx, asks)
 	if err != nil {
@@ -224,20 +231,29 @@ func (s *Server) podNetworks(ctx context.Context, sandbox *wire.Sandbox) (string
 		if annotations, ok := s.deps.Pods.Annotations(sandbox.PodNamespace, sandbox.PodName); ok {
 			return annotations[v1alpha1.AnnotationNetworks], nil
 		}
-		if try == podTries {
+		if try == cacheTries {
 			return "", retry("pod %s/%s is not known to the agent yet", sandbox.PodNamespace, sandbox.PodName)
 		}
-		select {
-		case <-ctx.Done():
-			return "", ctx.Err()
-		case <-s.deps.Clock.After(podPoll):
+		if err := s.pause(ctx, cachePoll); err != nil {
+			return "", err
 		}
 	}
 }
 
+// pause waits, unless ctx ends before.
+func (s *Server) pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-s.deps.Clock.After(d):
+		return nil
+	}
+}
+
+// cacheTries and cachePoll bound the wait for what the cache is about to show.
 const (
-	podTries = 20
-	podPoll  = 100 * time.Millisecond
+	cacheTries = 20
+	cachePoll  = 100 * time.Millisecond
 )
 
 var (

@@ -35,6 +35,7 @@ type world struct {
 	parents    []string
 	bridged    map[string]bool
 	gone       map[string]bool // namespaces of pods
+	claims     []*v1alpha1.IPClaim
 
 	mu       sync.Mutex
 	leases   map[string]netip.Addr
@@ -52,6 +53,12 @@ func (w *world) Labels(name string) (map[string]string, bool) {
 
 func (w *world) Annotations(_, name string) (map[string]string, bool) {
 	return map[string]string{v1alpha1.AnnotationNetworks: "asked by " + name}, name != "unknown"
+}
+
+func (w *world) OfPod(uid types.UID) []*v1alpha1.IPClaim {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(w.claims), func(c *v1alpha1.IPClaim) bool { return c.Status.PodUID != uid })
 }
 
 func (w *world) Parents(string) []string { return w.parents }
@@ -85,6 +92,15 @@ func (w *world) Reserve(_ context.Context, asks []ipam.Ask) ([]ipam.Lease, error
 		}
 		spec := w.networks[ask.Network].Spec
 		block := netip.MustParsePrefix(string(spec.Subnet)).Addr()
+		if ask.Fixed.IsValid() {
+			w.leases[ask.ContainerID+"/"+ask.IfName] = ask.Fixed
+			lease := ipam.Lease{Owner: ask.Owner, Network: ask.Network, NetworkUID: ask.NetworkUID, Address: ask.Fixed, Fixed: true}
+			if ask.Anchor {
+				lease.Block = netip.PrefixFrom(block, 26)
+			}
+			out = append(out, lease)
+			continue
+		}
 		address := block.Next()
 		for slices.Contains(values(w.leases), address) {
 			address = address.Next()
@@ -146,7 +162,7 @@ func newWorld(t *testing.T) *world {
 func (w *world) open(t *testing.T, state string) {
 	t.Helper()
 	server, err := NewServer(Config{StateDir: state}, Deps{
-		Networks: w, Namespaces: w, Pods: w, Addresses: w, PodLinks: w.links, HostLinks: w.links, Reporter: w,
+		Networks: w, Namespaces: w, Pods: w, Claims: w, Addresses: w, PodLinks: w.links, HostLinks: w.links, Reporter: w,
 		Topology:     func() Topology { return w },
 		ServiceCIDRs: func() []netip.Prefix { return []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")} },
 		NetNSExists:  func(path string) bool { return !w.gone[path] },

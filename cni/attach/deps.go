@@ -42,6 +42,11 @@ type Pods interface {
 	Annotations(namespace, name string) (map[string]string, bool)
 }
 
+// Claims gives the IPClaims whose address is a pod's, on this node.
+type Claims interface {
+	OfPod(uid types.UID) []*v1alpha1.IPClaim
+}
+
 // Topology is the node's inventory at one moment.
 type Topology interface {
 	// Parents are the NICs that back a physical network, those that are up first.
@@ -109,6 +114,7 @@ type Deps struct {
 	Networks   Networks
 	Namespaces Namespaces
 	Pods       Pods
+	Claims     Claims
 	Addresses  Addresses
 	PodLinks   PodLinks
 	HostLinks  HostLinks
@@ -128,7 +134,7 @@ func (d *Deps) validate() error {
 		name    string
 		missing bool
 	}{
-		{"Networks", d.Networks == nil}, {"Namespaces", d.Namespaces == nil}, {"Pods", d.Pods == nil},
+		{"Networks", d.Networks == nil}, {"Namespaces", d.Namespaces == nil}, {"Pods", d.Pods == nil}, {"Claims", d.Claims == nil},
 		{"Addresses", d.Addresses == nil}, {"PodLinks", d.PodLinks == nil}, {"HostLinks", d.HostLinks == nil},
 		{"Reporter", d.Reporter == nil}, {"Topology", d.Topology == nil}, {"ServiceCIDRs", d.ServiceCIDRs == nil},
 	} {

@@ -373,9 +373,10 @@ func TestAddressMetrics(t *testing.T) {
 	f := newClaimFixture(t, world(ipBlock("10.20.0.16/29", thisNode, thisNodeUID))...)
 	f.run()
 	f.mustReserve(ask("a", "data"))
-	want := `# HELP netplane_ipam_addresses Addresses of the node's blocks: used ones, free ones, and used ones in blocks that are closed or not the node's.
+	want := `# HELP netplane_ipam_addresses Addresses of the node's blocks: used ones, free ones, and used ones in blocks that are closed or not the node's; and fixed addresses in use.
 # TYPE netplane_ipam_addresses gauge
 netplane_ipam_addresses{network="data",state="closing"} 0
+netplane_ipam_addresses{network="data",state="fixed"} 0
 netplane_ipam_addresses{network="data",state="free"} 6
 netplane_ipam_addresses{network="data",state="used"} 1
 `

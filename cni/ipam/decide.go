@@ -191,6 +191,9 @@ func needs(demand map[string]int, usage *Usage) int {
 	inside, outside := map[string]int{}, map[string]int{}
 	for i := range usage.Leases {
 		l := &usage.Leases[i]
+		if l.Fixed {
+			continue // of no block
+		}
 		if slices.ContainsFunc(open, func(p netip.Prefix) bool { return p.Contains(l.Address) }) {
 			inside[l.PodUID]++
 		} else {

@@ -258,11 +258,12 @@ func encode(r record) ([]byte, error) { return appendLine(nil, r.Op, r.Leases) }
 func TestARecordKeepsEveryFieldOfALease(t *testing.T) {
 	lease := Lease{
 		Owner:   Owner{PodUID: "uid", PodNamespace: "default", PodName: "a \"quoted\" \\ name\n\u00e9", ContainerID: "c1", IfName: "net1", NetNS: "/run/netns/x"},
-		Network: "management", NetworkUID: "network-uid", Address: netip.MustParseAddr("fd00::5"), Block: netip.MustParsePrefix("fd00::/122"),
+		Network: "management", NetworkUID: "network-uid", Address: netip.MustParseAddr("fd00::5"), Block: netip.MustParsePrefix("fd00::/122"), Fixed: true,
 		Since: time.Date(2026, 9, 1, 12, 0, 0, 123456789, time.UTC),
 	}
 	expectNoZero(t, reflect.ValueOf(lease))
-	for _, leases := range [][]Lease{{lease}, {lease, {Owner: Owner{ContainerID: "c2", IfName: "eth0"}, Network: "data", Address: netip.MustParseAddr("10.0.0.5"), Block: netip.MustParsePrefix("10.0.0.0/26")}}} {
+	for _, leases := range [][]Lease{{lease}, {lease, {Owner: Owner{ContainerID: "c2", IfName: "eth0"}, Network: "data", Address: netip.MustParseAddr("10.0.0.5"), Block: netip.MustParsePrefix("10.0.0.0/26")}},
+		{{Owner: Owner{ContainerID: "c3", IfName: "eth0"}, Network: "data", Address: netip.MustParseAddr("10.0.0.6"), Fixed: true}}} {
 		line, err := appendLine([]byte("before"), opFree, leases)
 		if err != nil {
 			t.Fatal(err)

@@ -29,16 +29,28 @@ type Owner struct {
 type Ask struct {
 	Owner
 	Network string
+	// Fixed is the address of the Network's staticRange that an IPClaim gives the
+	// pod; absent means one of the node's blocks.
+	Fixed netip.Addr
+	// NetworkUID is the Network's, beside Fixed: the node may hold nothing else
+	// of it.
+	NetworkUID types.UID
+	// Anchor beside Fixed asks for a block of the node as well, whose first
+	// address is the node's own in the Network: the interface is the pod's eth0.
+	Anchor bool
 }
 
 // Lease is an address in use, and the record of it in the journal.
 type Lease struct {
 	Owner
-	Network    string       `json:"network"`
-	NetworkUID types.UID    `json:"networkUID,omitempty"`
-	Address    netip.Addr   `json:"address"`
-	Block      netip.Prefix `json:"block"`
-	Since      time.Time    `json:"since"`
+	Network    string     `json:"network"`
+	NetworkUID types.UID  `json:"networkUID,omitempty"`
+	Address    netip.Addr `json:"address"`
+	// Block is the block that the address is of. Of a fixed address it is the one
+	// whose node address the pod's path leads over, if there is need of one.
+	Block netip.Prefix `json:"block"`
+	Fixed bool         `json:"fixed,omitempty"`
+	Since time.Time    `json:"since"`
 }
 
 // ownerKey identifies the interface that a lease belongs to.
@@ -52,8 +64,14 @@ type addrKey struct {
 	address netip.Addr
 }
 
-func (o *Owner) key() ownerKey  { return ownerKey{o.ContainerID, o.IfName} }
-func (l *Lease) addr() addrKey  { return addrKey{l.Network, l.Address} }
+func (o *Owner) key() ownerKey { return ownerKey{o.ContainerID, o.IfName} }
+func (l *Lease) addr() addrKey { return addrKey{l.Network, l.Address} }
+
+// keeps tells whether the lease keeps a block with this node.
+func (l *Lease) keeps(block netip.Prefix) bool {
+	return block.Contains(l.Address) || l.Fixed && l.Block == block
+}
+
 func (o *Owner) complete() bool { return o.ContainerID != "" && o.IfName != "" }
 
 // valid says why a lease read from disk cannot be one.
@@ -61,6 +79,8 @@ func (l *Lease) valid() error {
 	switch {
 	case !l.complete() || l.Network == "":
 		return errors.New("container ID, interface or network is missing")
+	case l.Fixed && l.Address.IsValid():
+		return nil
 	case !l.Address.IsValid() || !l.Block.IsValid() || !l.Block.Contains(l.Address):
 		return fmt.Errorf("address %s is not in block %s", l.Address, l.Block)
 	}

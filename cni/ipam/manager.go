@@ -197,6 +197,9 @@ func checkAsks(asks []Ask) error {
 		if slices.ContainsFunc(asks[:i], func(earlier Ask) bool { return earlier.key() == ask.key() }) {
 			return fmt.Errorf("reserving an address of network %q: interface %s is asked for twice", ask.Network, ask.IfName)
 		}
+		if ask.Fixed.IsValid() && slices.ContainsFunc(asks[:i], func(earlier Ask) bool { return earlier.Network == ask.Network && earlier.Fixed == ask.Fixed }) {
+			return fmt.Errorf("reserving address %s of network %q: two interfaces ask for it", ask.Fixed, ask.Network)
+		}
 	}
 	return nil
 }
@@ -220,7 +223,7 @@ func (m *Manager) try(asks []Ask) (leases []Lease, lack []string, arrived <-chan
 	}
 	if err != nil || len(lack) > 0 {
 		for _, p := range slices.Backward(fresh) {
-			p.block.unpick(p.from)
+			p.undo()
 		}
 		if m.arrived == nil {
 			m.arrived = make(chan struct{})
@@ -235,53 +238,6 @@ func (m *Manager) try(asks []Ask) (leases []Lease, lack []string, arrived <-chan
 	m.mu.Unlock()
 	m.notifyOf(leases)
 	return leases, nil, nil, nil
-}
-
-// picked is an address taken off its free list.
-type picked struct {
-	lease *Lease
-	block *block
-	from  freeAddr
-}
-
-func values(fresh []picked) []Lease {
-	out := make([]Lease, len(fresh))
-	for i := range fresh {
-		out[i] = *fresh[i].lease
-	}
-	return out
-}
-
-// pickAll finds a lease for every ask; fresh are those that are new. Undoing
-// them, the last one first, restores the free lists.
-func (m *Manager) pickAll(asks []Ask) (leases []Lease, fresh []picked, lack []string, err error) {
-	now := m.clock.Now().UTC().Round(0)
-	leases, fresh = make([]Lease, 0, len(asks)), make([]picked, 0, len(asks))
-	for i := range asks {
-		ask := &asks[i]
-		if old, ok := m.byOwner[ask.key()]; ok {
-			if old.Network != ask.Network {
-				return nil, fresh, nil, fmt.Errorf("reserving an address of network %q: interface %s of container %s has an address of network %q still", ask.Network, ask.IfName, ask.ContainerID, old.Network)
-			}
-			leases = append(leases, *old)
-			continue
-		}
-		p := m.pools[ask.Network]
-		var b *block
-		var from freeAddr
-		found := false
-		if p != nil {
-			b, from, found = p.pick(now)
-		}
-		if !found {
-			lack = append(lack, ask.Network)
-			continue
-		}
-		lease := &Lease{Owner: ask.Owner, Network: ask.Network, NetworkUID: p.uid, Address: from.address, Block: b.Prefix, Since: now}
-		leases = append(leases, *lease)
-		fresh = append(fresh, picked{lease, b, from})
-	}
-	return leases, fresh, lack, nil
 }
 
 // enter makes a lease known; it is in the journal already.

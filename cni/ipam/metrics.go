@@ -81,7 +81,7 @@ func (m *Metrics) took(d time.Duration) { m.latency.Observe(d.Seconds()) }
 
 func addressesDesc() *prometheus.Desc {
 	return prometheus.NewDesc("netplane_ipam_addresses",
-		"Addresses of the node's blocks: used ones, free ones, and used ones in blocks that are closed or not the node's.",
+		"Addresses of the node's blocks: used ones, free ones, and used ones in blocks that are closed or not the node's; and fixed addresses in use.",
 		[]string{"network", "state"}, nil)
 }
 
@@ -99,14 +99,7 @@ func (c addressCollector) Describe(out chan<- *prometheus.Desc) { out <- c.desc 
 func (c addressCollector) Collect(out chan<- prometheus.Metric) {
 	for _, network := range c.manager.Networks() {
 		usage := c.manager.Usage(network)
-		used, free := 0, 0
-		for i := range usage.Blocks {
-			if b := &usage.Blocks[i]; b.Open {
-				used += b.Leased
-				free += b.Free
-			}
-		}
-		for state, value := range map[string]int{"used": used, "free": free, "closing": len(usage.Leases) - used} {
+		for state, value := range usage.count() {
 			metric, err := prometheus.NewConstMetric(c.desc, prometheus.GaugeValue, float64(value), network, state)
 			if err != nil {
 				metric = prometheus.NewInvalidMetric(c.desc, err)

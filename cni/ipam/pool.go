@@ -119,8 +119,8 @@ func (p *pool) setBlocks(uid types.UID, plan *addressing.Plan, blocks []Block, n
 
 func (p *pool) addBlock(next Block, now time.Time) {
 	b := &block{Block: next, idleSince: now}
-	for address := range p.leases {
-		if next.Prefix.Contains(address) {
+	for _, lease := range p.leases {
+		if lease.keeps(next.Prefix) {
 			b.leased++
 		}
 	}
@@ -212,7 +212,7 @@ func (b *block) unpick(f freeAddr) { b.free = append([]freeAddr{f}, b.free...) }
 func (p *pool) attach(lease *Lease) {
 	p.leases[lease.Address] = lease
 	for prefix, b := range p.blocks {
-		if prefix.Contains(lease.Address) {
+		if lease.keeps(prefix) {
 			b.leased++
 		}
 	}
@@ -222,7 +222,7 @@ func (p *pool) attach(lease *Lease) {
 func (p *pool) detach(lease *Lease, now time.Time) {
 	delete(p.leases, lease.Address)
 	for prefix, b := range p.blocks {
-		if !prefix.Contains(lease.Address) {
+		if !lease.keeps(prefix) {
 			continue
 		}
 		b.leased--
@@ -233,6 +233,18 @@ func (p *pool) detach(lease *Lease, now time.Time) {
 			b.free = append(b.free, freeAddr{address: lease.Address, freed: now})
 		}
 	}
+}
+
+// anchor is an open block of the node, the busiest one: the others can be given
+// back.
+func (p *pool) anchor() *block {
+	var best *block
+	for _, b := range p.blocks {
+		if b.open() && (best == nil || cmp.Or(cmp.Compare(b.leased, best.leased), best.Prefix.Addr().Compare(b.Prefix.Addr())) > 0) {
+			best = b
+		}
+	}
+	return best
 }
 
 // allows tells whether a pod may have the address under the plan of today.

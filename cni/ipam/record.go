@@ -61,7 +61,11 @@ func (l *Lease) appendJSON(line []byte) ([]byte, error) {
 	line = l.Address.AppendTo(line)
 	line = append(line, `","block":"`...)
 	line = l.Block.AppendTo(line)
-	line = append(line, `","since":"`...)
+	line = append(line, '"')
+	if l.Fixed {
+		line = append(line, `,"fixed":true`...)
+	}
+	line = append(line, `,"since":"`...)
 	line = l.Since.AppendFormat(line, time.RFC3339Nano)
 	return append(line, `"}`...), nil
 }

@@ -60,6 +60,30 @@ func (m *Manager) Usage(network string) Usage {
 	return out
 }
 
+// count sorts the addresses by state, for the metric.
+func (u *Usage) count() map[string]int {
+	out := map[string]int{"used": 0, "free": 0, "closing": 0, "fixed": 0}
+	open := func(address netip.Addr) bool {
+		return slices.ContainsFunc(u.Blocks, func(b BlockUsage) bool { return b.Open && b.Prefix.Contains(address) })
+	}
+	for i := range u.Leases {
+		switch l := &u.Leases[i]; {
+		case l.Fixed:
+			out["fixed"]++
+		case open(l.Address):
+			out["used"]++
+		default:
+			out["closing"]++
+		}
+	}
+	for i := range u.Blocks {
+		if u.Blocks[i].Open {
+			out["free"] += u.Blocks[i].Free
+		}
+	}
+	return out
+}
+
 func comparePrefix(a, b netip.Prefix) int {
 	return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
 }
@@ -142,6 +166,7 @@ func (m *Manager) endWait(w *wait) {
 type heldKey struct {
 	network string
 	podUID  types.UID
+	fixed   bool
 }
 
 // interfaceKey is one interface of a pod, over all its sandboxes.
@@ -167,21 +192,31 @@ func (m *Manager) Held(livingPods func(uid types.UID) bool) []v1alpha1.HeldAddre
 		uid := types.UID(l.PodUID)
 		switch {
 		case uid == "":
-			counts[heldKey{l.Network, ""}]++
+			counts[heldKey{l.Network, "", l.Fixed}]++
 		case !livingPods(uid):
-			counts[heldKey{l.Network, uid}]++
+			counts[heldKey{l.Network, uid, l.Fixed}]++
 		case newest[interfaceKey{l.PodUID, l.Network, l.IfName}] != l:
-			counts[heldKey{l.Network, ""}]++
+			counts[heldKey{l.Network, "", l.Fixed}]++
 		}
 	}
 	out := make([]v1alpha1.HeldAddresses, 0, len(counts))
 	for key, count := range counts {
-		out = append(out, v1alpha1.HeldAddresses{Network: key.network, Count: count, PodUID: key.podUID})
+		out = append(out, v1alpha1.HeldAddresses{Network: key.network, Count: count, PodUID: key.podUID, Fixed: key.fixed})
 	}
 	slices.SortFunc(out, func(a, b v1alpha1.HeldAddresses) int {
-		return cmp.Or(cmp.Compare(a.Network, b.Network), cmp.Compare(a.PodUID, b.PodUID))
+		return cmp.Or(cmp.Compare(a.Network, b.Network), cmp.Compare(a.PodUID, b.PodUID), compareBool(a.Fixed, b.Fixed))
 	})
 	return out
+}
+
+func compareBool(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	}
+	return 1
 }
 
 // accountable are the leases whose addresses others count as the node's. Before
@@ -192,7 +227,7 @@ func (m *Manager) accountable() []Lease {
 	var out []Lease
 	for _, p := range m.pools {
 		for _, lease := range p.leases {
-			if p.counts(lease.Address) {
+			if lease.Fixed || p.counts(lease.Address) {
 				out = append(out, *lease)
 			}
 		}

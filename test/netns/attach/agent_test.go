@@ -39,6 +39,7 @@ type agent struct {
 	bridged  bool
 	services []netip.Prefix
 	podNotes map[string]map[string]string
+	claims   []*v1alpha1.IPClaim
 
 	mu       sync.Mutex
 	reported map[string][]podnetworks.Attachment
@@ -52,6 +53,8 @@ func (a *agent) Annotations(_, name string) (map[string]string, bool) {
 	notes, ok := a.podNotes[name]
 	return notes, ok
 }
+
+func (a *agent) OfPod(types.UID) []*v1alpha1.IPClaim { return a.claims }
 
 func (a *agent) Parents(string) []string { return []string{"eth1"} }
 
@@ -127,7 +130,7 @@ func (a *agent) socket() string { return attach.Config{StateDir: a.state}.Socket
 func (a *agent) start(t *testing.T) {
 	t.Helper()
 	server, err := attach.NewServer(attach.Config{StateDir: a.state}, attach.Deps{
-		Networks: a, Namespaces: a, Pods: a, Addresses: a.ipam, PodLinks: a.links, HostLinks: a.links, Reporter: a,
+		Networks: a, Namespaces: a, Pods: a, Claims: a, Addresses: a.ipam, PodLinks: a.links, HostLinks: a.links, Reporter: a,
 		Topology:     func() attach.Topology { return a },
 		ServiceCIDRs: func() []netip.Prefix { return a.services },
 	})
