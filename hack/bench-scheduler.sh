@@ -4,7 +4,7 @@
 
 # Measures netplane-scheduler against the stock kube-scheduler; test/bench/README.md says what and how to read it.
 #
-#   NODES=5000 PODS=10000 ROUNDS=3 REQUEUES=100 PROFILES="stock netplane" hack/bench-scheduler.sh [heap|requeue|throughput]...
+#   NODES=5000 PODS=10000 ROUNDS=3 REQUEUES=100 PROFILES="stock netplane" PPROF= hack/bench-scheduler.sh [heap|requeue|throughput]...
 set -o errexit -o nounset -o pipefail
 # shellcheck source=hack/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -17,6 +17,11 @@ mkdir -p "$out"
 # Without cgo the packages of Kubernetes come from the same build cache as kube-apiserver's own.
 build() { cd "$ROOT/test/bench" && CGO_ENABLED=0 go test -c -o "$out/bench.test" .; }
 step "building the benchmark" build
+
+if [[ -n ${PPROF:-} ]]; then
+	PPROF="$(realpath -m "$PPROF")"
+	export PPROF
+fi
 
 pid="" scratch=""
 trap 'if [[ -n $pid ]]; then kill "$pid" 2>/dev/null || true; fi; if [[ -n $scratch ]]; then rm -rf "$scratch"; fi' EXIT

@@ -30,6 +30,9 @@ import (
 // heapNetworks is the number of networks that each node has a NIC and a block of.
 const heapNetworks = 3
 
+// profileEvery is how many bytes a sample of the heap profile stands for.
+const profileEvery = 1024
+
 // launch runs an API server in processes of its own until the benchmark ends.
 // Those who use it end before it does, because it waits for open watches.
 func launch(b *testing.B) *rest.Config {
@@ -45,6 +48,10 @@ func launch(b *testing.B) *rest.Config {
 // each node has been asked about once.
 func BenchmarkHeap(b *testing.B) {
 	s := read(b)
+	profiles := profiler{dir: s.pprof}
+	if profiles.dir != "" {
+		runtime.MemProfileRate = profileEvery
+	}
 	config := launch(b)
 	ctx, cancel := context.WithCancel(b.Context())
 	defer cancel()
@@ -68,9 +75,15 @@ func BenchmarkHeap(b *testing.B) {
 		infos[i] = info
 	}
 	before := heap()
+	if err := profiles.heap("heap-before"); err != nil {
+		b.Fatal(err)
+	}
 	plugin, dynamic := startPlugin(ctx, b, config)
 	awaitFits(ctx, b, plugin, infos)
 	used := heap() - before
+	if err := profiles.heap("heap-after"); err != nil {
+		b.Fatal(err)
+	}
 	runtime.KeepAlive(infos)
 	runtime.KeepAlive(plugin)
 	runtime.KeepAlive(dynamic)

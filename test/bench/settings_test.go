@@ -31,12 +31,13 @@ type settings struct {
 	rounds   int       // of all profiles, in turn
 	requeues int       // of each kind
 	profiles []profile // stock comes first
+	pprof    string    // directory; empty for no profiles of the program itself
 }
 
-// read reads NODES, PODS, ROUNDS, REQUEUES and PROFILES.
+// read reads NODES, PODS, ROUNDS, REQUEUES, PROFILES and PPROF.
 func read(b *testing.B) settings {
 	b.Helper()
-	s := settings{nodes: number(b, "NODES", 5000), rounds: number(b, "ROUNDS", 3), requeues: number(b, "REQUEUES", 100)}
+	s := settings{nodes: number(b, "NODES", 5000), rounds: number(b, "ROUNDS", 3), requeues: number(b, "REQUEUES", 100), pprof: os.Getenv("PPROF")}
 	s.pods = number(b, "PODS", 2*s.nodes)
 	names := os.Getenv("PROFILES")
 	if names == "" {

@@ -5,6 +5,7 @@ package bench
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"slices"
@@ -43,7 +44,7 @@ func BenchmarkThroughput(b *testing.B) {
 	for round := range s.rounds {
 		for _, p := range s.profiles {
 			started := time.Now()
-			rates := measure(b, p, s)
+			rates := measure(b, p, round+1, s)
 			line := fmt.Sprintf("round %d of %d: %-8s", round+1, s.rounds, p)
 			for _, networks := range demands() {
 				results[p][networks] = append(results[p][networks], rates[networks])
@@ -87,7 +88,7 @@ func median(values []float64) float64 {
 
 // measure runs one profile once and returns pods per second by the number of
 // networks.
-func measure(b *testing.B, p profile, s settings) map[int]float64 {
+func measure(b *testing.B, p profile, round int, s settings) map[int]float64 {
 	b.Helper()
 	dir := b.TempDir()
 	// Where scheduler_perf leaves its own figures; nobody reads them here.
@@ -98,7 +99,7 @@ func measure(b *testing.B, p profile, s settings) map[int]float64 {
 	if err != nil {
 		b.Fatal(err)
 	}
-	run := &run{settings: s, profile: p, started: time.Now(), bound: map[string]*span{}}
+	run := &run{settings: s, profile: p, round: round, started: time.Now(), bound: map[string]*span{}, pprof: profiler{dir: s.pprof}}
 	passed := b.Run(string(p), func(b *testing.B) {
 		registry := frameworkruntime.Registry{networkfit.Name: run.plugin}
 		perf.RunBenchmarkPerfScheduling(b, file, "netplane", registry,
@@ -107,6 +108,7 @@ func measure(b *testing.B, p profile, s settings) map[int]float64 {
 	if !passed {
 		b.Fatalf("%s: scheduler_perf failed: the reason stands further up", p)
 	}
+	run.finish()
 	rates := map[int]float64{}
 	for _, networks := range demands() {
 		rate, err := run.rate(namespaceOf(networks))
@@ -122,15 +124,18 @@ func measure(b *testing.B, p profile, s settings) map[int]float64 {
 type run struct {
 	settings settings
 	profile  profile
+	round    int
 	started  time.Time
 	// informers are the plugin's; nil if the profile does not have it.
 	informers dynamicinformer.DynamicSharedInformerFactory
 
 	mu    sync.Mutex
-	bound map[string]*span
+	bound map[string]*span // by namespace
+	pprof profiler
+	err   error // of the profiler
 }
 
-// span is when the first and the last of count pods were bound.
+// span is when the first and the last of some pods were bound.
 type span struct {
 	names       map[string]bool
 	first, last time.Time
@@ -218,10 +223,24 @@ func (r *run) saw(pod *v1.Pod, now time.Time) {
 	if s == nil {
 		s = &span{names: map[string]bool{}, first: now}
 		r.bound[pod.Namespace] = s
+		if pod.Namespace != warmUp {
+			r.err = errors.Join(r.err, r.pprof.startCPU(fmt.Sprintf("%s-%s-round-%d", r.profile, pod.Namespace, r.round)))
+		}
 	}
-	if !s.names[pod.Name] {
-		s.names[pod.Name], s.last = true, now
+	if s.names[pod.Name] {
+		return
 	}
+	s.names[pod.Name], s.last = true, now
+	if pod.Namespace != warmUp && len(s.names) == r.settings.pods {
+		r.err = errors.Join(r.err, r.pprof.stopCPU())
+	}
+}
+
+// finish ends a profile that the last pods' absence has left open.
+func (r *run) finish() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.err = errors.Join(r.err, r.pprof.stopCPU())
 }
 
 // rate is the number of pods bound per second, from the first to the last.
@@ -229,6 +248,9 @@ func (r *run) rate(namespace string) (float64, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s := r.bound[namespace]
+	if r.err != nil {
+		return 0, fmt.Errorf("profiling: %w", r.err)
+	}
 	if s == nil || len(s.names) < r.settings.pods*9/10 {
 		return 0, fmt.Errorf("not all pods were seen to be bound in namespace %s", namespace)
 	}

@@ -26,6 +26,9 @@ func demands() []int { return []int{0, 1, 2, 4} }
 // maxNetworks is the largest of demands.
 const maxNetworks = 4
 
+// warmUp is the namespace of the pods that are not measured.
+const warmUp = "warm-up"
+
 // namespaceOf is where the pods with so many networks are.
 func namespaceOf(networks int) string { return fmt.Sprintf("measure-%d", networks) }
 
@@ -77,7 +80,7 @@ func writeWorkload(dir string, p profile, s settings) (string, error) {
 		}
 		if i == 0 {
 			test.WorkloadTemplate = append(test.WorkloadTemplate, map[string]any{
-				"opcode": "createPods", "countParam": "$warmUp", "podTemplatePath": pod, "namespace": "warm-up",
+				"opcode": "createPods", "countParam": "$warmUp", "podTemplatePath": pod, "namespace": warmUp,
 			})
 		}
 		test.WorkloadTemplate = append(test.WorkloadTemplate, map[string]any{
