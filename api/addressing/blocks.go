@@ -64,17 +64,11 @@ func (p *Plan) BlockCount() uint64 {
 // Candidates yields every block that can be claimed, once each, beginning at
 // hash(node, network) so that nodes diverge without talking to each other.
 func (p *Plan) Candidates(node string) iter.Seq[netip.Prefix] {
-	var total uint64
-	for i := range p.areas {
-		total += p.areas[i].blocks
-	}
-	hash := fnv.New64a()
-	_, _ = hash.Write([]byte(node + "/" + p.network))
-	start := hash.Sum64() % total
+	total, start := p.total(), p.start(node)
 	return func(yield func(netip.Prefix) bool) {
 		for i := range total {
 			block := p.block((start + i) % total)
-			if p.static.IsValid() && p.static.Overlaps(block) {
+			if p.isStatic(block) {
 				continue
 			}
 			if !yield(block) {
@@ -82,6 +76,42 @@ func (p *Plan) Candidates(node string) iter.Seq[netip.Prefix] {
 			}
 		}
 	}
+}
+
+// total is the number of blocks, those in the static range included.
+func (p *Plan) total() uint64 {
+	var total uint64
+	for i := range p.areas {
+		total += p.areas[i].blocks
+	}
+	return total
+}
+
+// start is the index at which a node begins to look for a block.
+func (p *Plan) start(node string) uint64 {
+	hash := fnv.New64a()
+	_, _ = hash.Write([]byte(node + "/" + p.network))
+	return hash.Sum64() % p.total()
+}
+
+func (p *Plan) isStatic(block netip.Prefix) bool {
+	return p.static.IsValid() && p.static.Overlaps(block)
+}
+
+// index is the reverse of block. It is false for what CheckBlock refuses.
+func (p *Plan) index(block netip.Prefix) (uint64, bool) {
+	if p.CheckBlock(block) != nil {
+		return 0, false
+	}
+	var before uint64
+	for i := range p.areas {
+		a := &p.areas[i]
+		if a.carved().Contains(block.Addr()) {
+			return before + uint64(low32(block.Addr())-low32(a.subnet.Addr()))>>p.blockBits, true
+		}
+		before += a.blocks
+	}
+	return 0, false
 }
 
 func (p *Plan) block(index uint64) netip.Prefix {
@@ -110,7 +140,7 @@ func (p *Plan) CheckBlock(block netip.Prefix) error {
 		return fmt.Errorf("block %s does not have the %d addresses of a block of network %q", block, p.BlockSize(), p.network)
 	case block != block.Masked():
 		return fmt.Errorf("block %s is not aligned", block)
-	case p.static.IsValid() && p.static.Overlaps(block):
+	case p.isStatic(block):
 		return fmt.Errorf("block %s lies in the staticRange %s of network %q", block, p.static, p.network)
 	}
 	return nil
