@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -40,12 +41,16 @@ const (
 type claims struct {
 	clock clock.PassiveClock // the real one if nil
 
+	// awaited are the claims by the name of their block, for shows.
+	awaited sync.Map // string -> *claim
+
 	mu    sync.Mutex
 	pools map[types.UID]*pool // by Network
 }
 
 // pool is what is on its way of one Network. The claims' lock guards it.
 type pool struct {
+	awaited *sync.Map // the claims'
 	byBlock map[netip.Prefix]*claim
 	byNode  map[string][]*claim // in the order in which they were reserved
 	// placed are the pods that were reserved a place on a node since the
@@ -74,6 +79,9 @@ type claim struct {
 	network *network
 	// turn is held by the one that creates the block; it has one place.
 	turn chan struct{}
+	// seen is set when the informer shows a block of this name. It may be given
+	// back, and gone from there, before anybody looks.
+	seen atomic.Bool
 
 	// The claims' lock guards the rest.
 	prefix  netip.Prefix
@@ -92,7 +100,7 @@ func newClaim(n *need, prefix netip.Prefix) *claim {
 // counts tells whether pods may count on the block. What the informer shows is
 // counted there, if it is the node's; if it is not, the claim is given another.
 func (on *claim) counts(now time.Time, shown func(name string) bool) bool {
-	return !shown(on.name) && (on.created.IsZero() || now.Sub(on.created) <= assumeFor)
+	return !on.seen.Load() && !shown(on.name) && (on.created.IsZero() || now.Sub(on.created) <= assumeFor)
 }
 
 // need is a pod that is given a place on a node.
@@ -111,6 +119,14 @@ type need struct {
 	shown func(name string) bool
 	// existing are the blocks that the informer shows; called at most once.
 	existing func() map[netip.Prefix]bool
+}
+
+// shows notes that the informer shows a block. The informer's store calls it
+// with its own lock held, so it must not take that of the claims.
+func (c *claims) shows(name string) {
+	if on, ok := c.awaited.Load(name); ok {
+		on.(*claim).seen.Store(true)
+	}
 }
 
 // reserve gives the pod a share of the blocks that are on their way to the
@@ -273,9 +289,10 @@ func (c *claims) replace(on *claim, existing map[netip.Prefix]bool) bool {
 		if on.network.plan.Capacity(prefix) < size || existing[prefix] || !p.free(prefix) {
 			continue
 		}
-		delete(p.byBlock, on.prefix)
+		p.forget(on)
 		on.prefix, on.name = prefix, addressing.BlockName(on.network.Name, prefix)
-		p.byBlock[prefix] = on
+		on.seen.Store(false)
+		p.remember(on)
 		return true
 	}
 	return false
@@ -292,6 +309,7 @@ func (c *claims) pool(network types.UID) *pool {
 	p := c.pools[network]
 	if p == nil {
 		p = &pool{
+			awaited: &c.awaited,
 			byBlock: map[netip.Prefix]*claim{}, byNode: map[string][]*claim{},
 			placed: map[string]map[types.UID]*placement{}, taken: map[netip.Prefix]taken{},
 		}
@@ -314,8 +332,18 @@ func (p *pool) free(prefix netip.Prefix) bool {
 	return !taken && p.byBlock[prefix] == nil
 }
 
-func (p *pool) add(on *claim) {
+func (p *pool) remember(on *claim) {
 	p.byBlock[on.prefix] = on
+	p.awaited.Store(on.name, on)
+}
+
+func (p *pool) forget(on *claim) {
+	delete(p.byBlock, on.prefix)
+	p.awaited.CompareAndDelete(on.name, on)
+}
+
+func (p *pool) add(on *claim) {
+	p.remember(on)
 	p.byNode[on.node.Name] = append(p.byNode[on.node.Name], on)
 }
 
@@ -342,7 +370,7 @@ func (p *pool) release(node string, pod types.UID) {
 func (p *pool) sweep(now time.Time, shown func(name string) bool) {
 	for node := range p.byNode {
 		p.drop(node, func(on *claim) bool {
-			return !on.created.IsZero() && (now.Sub(on.created) > avoidFor || shown(on.name))
+			return !on.created.IsZero() && (now.Sub(on.created) > avoidFor || on.seen.Load() || shown(on.name))
 		})
 	}
 	for prefix, by := range p.taken {
@@ -370,7 +398,7 @@ func (p *pool) drop(node string, gone func(*claim) bool) {
 	kept := p.byNode[node][:0]
 	for _, on := range p.byNode[node] {
 		if gone(on) {
-			delete(p.byBlock, on.prefix)
+			p.forget(on)
 		} else {
 			kept = append(kept, on)
 		}

@@ -219,6 +219,40 @@ func (w *tight) mustPlace(pod *v1.Pod, node string) fwk.CycleState {
 	return state
 }
 
+// hide has a block go, in the API and in the informer.
+func (w *tight) hide(name string) {
+	w.t.Helper()
+	if err := w.sources.blocks.Delete(w.api.blocks[name]); err != nil {
+		w.t.Fatal(err)
+	}
+	delete(w.api.blocks, name)
+}
+
+// Nobody asks between the moment when a block is shown and that when it is
+// given back, and all of it is over within the time for which it counts without
+// being shown.
+func TestABlockThatCameAndWentIsNotOnItsWay(t *testing.T) {
+	w := newTight(t, 1)
+	first := makePod("first", "data")
+	state := w.mustPlace(first, "a")
+	if status := w.bind(state, first, "a"); !status.IsSuccess() {
+		t.Fatal(answerOf(status))
+	}
+	w.PostBind(t.Context(), state, first, "a")
+	w.show()
+	w.nodes.infos["a"].set(100) // the pod has ended
+	for _, name := range slices.Collect(maps.Keys(w.api.blocks)) {
+		w.hide(name)
+	}
+	second := makePod("second", "data")
+	if status := w.bind(w.mustPlace(second, "a"), second, "a"); !status.IsSuccess() {
+		t.Fatal(answerOf(status))
+	}
+	if w.serves("a") == 0 {
+		t.Error("the second pod is bound to a node without a block")
+	}
+}
+
 // In any order of events no block is promised to two nodes, no pod is bound
 // beyond what its node's blocks serve, and nothing stays reserved in the end.
 func TestNoBlockIsPromisedTwice(t *testing.T) {

@@ -91,7 +91,7 @@ func (s *Sources) nodeIndexers() cache.Indexers {
 }
 
 func (s *Sources) blockIndexers() cache.Indexers {
-	return cache.Indexers{indexBlocksByNode: s.views.changedBlock, indexBlocksByNetwork: blockNetwork}
+	return cache.Indexers{indexBlocksByNode: s.changedBlock, indexBlocksByNetwork: blockNetwork}
 }
 
 func (s *Sources) podIndexers() cache.Indexers {
@@ -208,6 +208,15 @@ func toNamespace(obj any) (any, error) {
 	slim(&value.TypeMeta, &value.ObjectMeta)
 	value.Labels, value.Spec, value.Status = labels, v1.NamespaceSpec{}, v1.NamespaceStatus{}
 	return value, nil
+}
+
+// changedBlock indexes blocks by the node that holds them, and tells those who
+// wait for it.
+func (s *Sources) changedBlock(obj any) ([]string, error) {
+	if block, ok := obj.(*v1alpha1.IPBlock); ok {
+		s.claims.shows(block.Name)
+	}
+	return s.views.changedBlock(obj)
 }
 
 // blockNetwork indexes blocks by the name of their network.
