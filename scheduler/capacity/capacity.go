@@ -89,19 +89,24 @@ type Supply struct {
 	Addresses int
 }
 
+// Block is what decides whether an IPBlock serves.
+type Block struct {
+	// Network and Node are the UIDs of those whose it is.
+	Network, Node types.UID
+	CIDR          netip.Prefix
+	// Leaving: it is being released.
+	Leaving bool
+}
+
 // AddBlock counts a block if it serves: it belongs to the Network and the Node
 // with these UIDs (and not to older ones of the same names), it is one of the
 // plan's, and it is not being released.
-func (s *Supply) AddBlock(plan *addressing.Plan, network, node types.UID, block *v1alpha1.IPBlock) {
-	if block.Spec.NetworkUID != network || block.Spec.NodeUID != node || block.DeletionTimestamp != nil {
-		return
-	}
-	cidr, err := netip.ParsePrefix(string(block.Spec.CIDR))
-	if err != nil || plan.CheckBlock(cidr) != nil {
+func (s *Supply) AddBlock(plan *addressing.Plan, network, node types.UID, block Block) {
+	if block.Network != network || block.Node != node || block.Leaving || plan.CheckBlock(block.CIDR) != nil {
 		return
 	}
 	s.Blocks++
-	s.Addresses += plan.Capacity(cidr)
+	s.Addresses += plan.Capacity(block.CIDR)
 }
 
 // Fit is the answer to whether a demand fits.

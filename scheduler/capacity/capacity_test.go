@@ -4,12 +4,11 @@
 package capacity
 
 import (
+	"net/netip"
 	"slices"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/netplane/netplane/api/addressing"
@@ -28,59 +27,52 @@ func plan(t *testing.T) *addressing.Plan {
 }
 
 func TestSupplyCountsBlocksThatServe(t *testing.T) {
-	released := metav1.NewTime(time.Unix(1, 0))
 	for name, test := range map[string]struct {
-		blocks []v1alpha1.IPBlockSpec
-		delete bool
+		blocks []Block
 		want   Supply
 	}{
 		"nothing held": {},
 		"a whole block less the node's own address": {
-			blocks: []v1alpha1.IPBlockSpec{{NetworkUID: "u", NodeUID: "n", CIDR: "10.20.0.32/29"}},
+			blocks: []Block{{Network: "u", Node: "n", CIDR: netip.MustParsePrefix("10.20.0.32/29")}},
 			want:   Supply{Blocks: 1, Addresses: 7},
 		},
 		"network address and gateway are not for pods": {
-			blocks: []v1alpha1.IPBlockSpec{{NetworkUID: "u", NodeUID: "n", CIDR: "10.20.0.0/29"}},
+			blocks: []Block{{Network: "u", Node: "n", CIDR: netip.MustParsePrefix("10.20.0.0/29")}},
 			want:   Supply{Blocks: 1, Addresses: 5},
 		},
 		"excluded addresses are not for pods": {
-			blocks: []v1alpha1.IPBlockSpec{{NetworkUID: "u", NodeUID: "n", CIDR: "10.20.0.16/29"}},
+			blocks: []Block{{Network: "u", Node: "n", CIDR: netip.MustParsePrefix("10.20.0.16/29")}},
 			want:   Supply{Blocks: 1, Addresses: 4},
 		},
 		"blocks add up": {
-			blocks: []v1alpha1.IPBlockSpec{{NetworkUID: "u", NodeUID: "n", CIDR: "10.20.0.32/29"}, {NetworkUID: "u", NodeUID: "n", CIDR: "10.20.0.16/29"}},
+			blocks: []Block{{Network: "u", Node: "n", CIDR: netip.MustParsePrefix("10.20.0.32/29")}, {Network: "u", Node: "n", CIDR: netip.MustParsePrefix("10.20.0.16/29")}},
 			want:   Supply{Blocks: 2, Addresses: 11},
 		},
 		"a block of an older Network of that name does not serve": {
-			blocks: []v1alpha1.IPBlockSpec{{NetworkUID: "older", NodeUID: "n", CIDR: "10.20.0.32/29"}},
+			blocks: []Block{{Network: "older", Node: "n", CIDR: netip.MustParsePrefix("10.20.0.32/29")}},
 		},
 		"a block of an older Node of that name does not serve": {
-			blocks: []v1alpha1.IPBlockSpec{{NetworkUID: "u", NodeUID: "older", CIDR: "10.20.0.32/29"}},
+			blocks: []Block{{Network: "u", Node: "older", CIDR: netip.MustParsePrefix("10.20.0.32/29")}},
 		},
 		"a block that is being released does not serve": {
-			blocks: []v1alpha1.IPBlockSpec{{NetworkUID: "u", NodeUID: "n", CIDR: "10.20.0.32/29"}},
-			delete: true,
+			blocks: []Block{{Network: "u", Node: "n", CIDR: netip.MustParsePrefix("10.20.0.32/29"), Leaving: true}},
 		},
 		"a block outside the subnet does not serve": {
-			blocks: []v1alpha1.IPBlockSpec{{NetworkUID: "u", NodeUID: "n", CIDR: "10.21.0.32/29"}},
+			blocks: []Block{{Network: "u", Node: "n", CIDR: netip.MustParsePrefix("10.21.0.32/29")}},
 		},
 		"a block of another size does not serve": {
-			blocks: []v1alpha1.IPBlockSpec{{NetworkUID: "u", NodeUID: "n", CIDR: "10.20.0.32/28"}},
+			blocks: []Block{{Network: "u", Node: "n", CIDR: netip.MustParsePrefix("10.20.0.32/28")}},
 		},
 		"a block in the static range does not serve": {
-			blocks: []v1alpha1.IPBlockSpec{{NetworkUID: "u", NodeUID: "n", CIDR: "10.20.0.248/29"}},
+			blocks: []Block{{Network: "u", Node: "n", CIDR: netip.MustParsePrefix("10.20.0.248/29")}},
 		},
-		"a malformed block does not serve": {
-			blocks: []v1alpha1.IPBlockSpec{{NetworkUID: "u", NodeUID: "n", CIDR: "10.20.0.32"}},
+		"a block whose CIDR is malformed does not serve": {
+			blocks: []Block{{Network: "u", Node: "n"}},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var got Supply
-			for _, spec := range test.blocks {
-				block := &v1alpha1.IPBlock{Spec: spec}
-				if test.delete {
-					block.DeletionTimestamp = &released
-				}
+			for _, block := range test.blocks {
 				got.AddBlock(plan(t), "u", "n", block)
 			}
 			if diff := cmp.Diff(test.want, got); diff != "" {

@@ -72,10 +72,10 @@ func (pl *NetworkFit) afterNodeNetwork(logger klog.Logger, pod *v1.Pod, oldObj, 
 		if !ok || after.lacks(net).cause != nothing {
 			return fwk.QueueSkip, nil
 		}
-		gained = gained || before == nil || before.lacks(net).cause != nothing || after.held(net.Name) < before.held(net.Name) ||
+		gained = gained || before == nil || before.lacks(net).cause != nothing || after.holds(net.Name) < before.holds(net.Name) ||
 			pl.sources.gainsNIC(before, after, net)
 	}
-	return hint(logger, gained, pod, "NodeNetwork", after.Name), nil
+	return hint(logger, gained, pod, "NodeNetwork", after.name), nil
 }
 
 // afterNode queues a pod if the Node's NodeNetwork is there already and serves
@@ -115,24 +115,24 @@ func (pl *NetworkFit) afterNetwork(logger klog.Logger, pod *v1.Pod, oldObj, newO
 
 // afterIPBlock queues a pod if a node that serves it has a block more.
 func (pl *NetworkFit) afterIPBlock(logger klog.Logger, pod *v1.Pod, oldObj, newObj any) (fwk.QueueingHint, error) {
-	before, after, err := objects[*v1alpha1.IPBlock](oldObj, newObj)
+	before, after, err := objects[*block](oldObj, newObj)
 	if err != nil {
 		return fwk.Queue, err
 	}
-	gained := pl.asksFor(pod, after.Spec.Network) && after.DeletionTimestamp == nil && (before == nil || before.UID != after.UID) &&
-		pl.serves(after.Spec.NodeName, pl.sources.demands.of(pod))
-	return hint(logger, gained, pod, "IPBlock", after.Name), nil
+	gained := pl.asksFor(pod, after.networkName()) && !after.leaving && (before == nil || before.uid != after.uid) &&
+		pl.serves(after.nodeName(), pl.sources.demands.of(pod))
+	return hint(logger, gained, pod, "IPBlock", after.name), nil
 }
 
 // afterIPBlockDeleted queues the pods that want an address of a Tight network.
 // Of other networks the agents claim the block, which is an event of its own.
 func (pl *NetworkFit) afterIPBlockDeleted(logger klog.Logger, pod *v1.Pod, oldObj, _ any) (fwk.QueueingHint, error) {
-	_, deleted, err := objects[*v1alpha1.IPBlock](nil, oldObj)
+	_, deleted, err := objects[*block](nil, oldObj)
 	if err != nil {
 		return fwk.Queue, err
 	}
-	gained := pl.asksFor(pod, deleted.Spec.Network) && pl.isTight(deleted.Spec.Network)
-	return hint(logger, gained, pod, "IPBlock", deleted.Name), nil
+	gained := pl.asksFor(pod, deleted.networkName()) && pl.isTight(deleted.networkName())
+	return hint(logger, gained, pod, "IPBlock", deleted.name), nil
 }
 
 // afterNamespace queues a pod if a Network that it wants admits its namespace now.

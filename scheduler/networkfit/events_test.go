@@ -96,7 +96,7 @@ func TestHints(t *testing.T) {
 			logger, _ := ktesting.NewTestContext(t)
 			pl := newPlugin(t, makeNetwork("data"), makeNetwork("management"), makeNetwork("tenants", forTeamA),
 				makeNode("n", up("data", "management")), makeNode("m", up("data")), makeNode("bare", nil))
-			got, err := hintFor(t, pl, test.event)(logger, pod, test.old, test.new)
+			got, err := hintFor(t, pl, test.event)(logger, pod, stored(test.old), stored(test.new))
 			if got != test.want && err == nil { // an error queues, too
 				t.Errorf("hint %v, want %v", got, test.want)
 			}

@@ -55,10 +55,37 @@ func newTestSources() *Sources {
 	s := &Sources{demands: newDemands(), views: &views{}}
 	s.nodes = cache.NewIndexer(cache.MetaNamespaceKeyFunc, s.nodeIndexers())
 	s.networks = cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{indexNICs: nicsOf})
-	s.blocks = cache.NewIndexer(cache.MetaNamespaceKeyFunc, s.blockIndexers())
+	s.blocks = blockStore{cache.NewIndexer(cache.MetaNamespaceKeyFunc, s.blockIndexers())}
 	s.namespaces = cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{})
 	s.pods = cache.NewIndexer(cache.MetaNamespaceKeyFunc, s.podIndexers())
 	return s
+}
+
+// blockStore takes IPBlocks and stores them as the informer does.
+type blockStore struct{ cache.Indexer }
+
+func (b blockStore) Add(obj any) error    { return b.Indexer.Add(stored(obj)) }
+func (b blockStore) Update(obj any) error { return b.Indexer.Update(stored(obj)) }
+func (b blockStore) Delete(obj any) error { return b.Indexer.Delete(stored(obj)) }
+
+func (b blockStore) Replace(list []any, version string) error {
+	all := make([]any, 0, len(list))
+	for _, obj := range list {
+		all = append(all, stored(obj))
+	}
+	return b.Indexer.Replace(all, version)
+}
+
+// stored is what an informer makes of an IPBlock before it stores it and tells
+// of it; anything else is left as it is.
+func stored(obj any) any {
+	switch o := obj.(type) {
+	case *v1alpha1.IPBlock:
+		return newBlock(o)
+	case cache.DeletedFinalStateUnknown:
+		return cache.DeletedFinalStateUnknown{Key: o.Key, Obj: stored(o.Obj)}
+	}
+	return obj
 }
 
 // makeNetwork is a ready Network of blocks with 7 addresses for pods each.
@@ -87,6 +114,10 @@ func deletingNetwork(n *v1alpha1.Network) {
 
 // makeNode is a node with a ready agent whose NICs back the physical networks.
 func makeNode(name string, physical []v1alpha1.NodePhysicalNetwork, change ...func(*v1alpha1.NodeNetwork)) *node {
+	return newNode(makeNodeNetwork(name, physical, change...))
+}
+
+func makeNodeNetwork(name string, physical []v1alpha1.NodePhysicalNetwork, change ...func(*v1alpha1.NodeNetwork)) *v1alpha1.NodeNetwork {
 	object := &v1alpha1.NodeNetwork{
 		ObjectMeta: metav1.ObjectMeta{Name: name},
 		Status:     v1alpha1.NodeNetworkStatus{PhysicalNetworks: physical},
@@ -95,7 +126,7 @@ func makeNode(name string, physical []v1alpha1.NodePhysicalNetwork, change ...fu
 	for _, c := range change {
 		c(object)
 	}
-	return newNode(object)
+	return object
 }
 
 func setAgent(status metav1.ConditionStatus) func(*v1alpha1.NodeNetwork) {

@@ -84,36 +84,21 @@ func (w *want) fitNICs(offer *node, load capacity.Load, pod *v1.Pod) capacity.Fi
 	if w.nics == nil {
 		return capacity.Fits
 	}
-	return offer.nics(w.Spec.PhysicalNet).Fit(w.nics.usedBy(load, pod, offer.Name), w.nics.demand)
+	return offer.backing(w.Spec.PhysicalNet).nics.Fit(w.nics.usedBy(load, pod, offer.name), w.nics.demand)
 }
 
-// countNICs counts, for each physical network, the NICs that can serve a pod:
-// those that are up, and those that are inside pods, of which the node cannot
-// see the state.
-func countNICs(status *v1alpha1.NodeNetworkStatus) []capacity.NICs {
-	counts := make([]capacity.NICs, len(status.PhysicalNetworks))
+// countNICs counts the NICs of a physical network that can serve a pod: those
+// that are up, and those that are inside pods, of which the node cannot see the
+// state.
+func countNICs(status *v1alpha1.NodeNetworkStatus, by *v1alpha1.NodePhysicalNetwork) capacity.NICs {
+	var count capacity.NICs
 	for i := range status.Interfaces {
 		nic := &status.Interfaces[i]
-		if nic.State != v1alpha1.OperStateUp && !nic.InUse {
-			continue
-		}
-		for j := range counts {
-			if slices.Contains(status.PhysicalNetworks[j].Interfaces, nic.Name) {
-				counts[j]++
-			}
+		if (nic.State == v1alpha1.OperStateUp || nic.InUse) && slices.Contains(by.Interfaces, nic.Name) {
+			count++
 		}
 	}
-	return counts
-}
-
-// nics is how many NICs the node can give to pods, whoever has them now.
-func (n *node) nics(physical string) capacity.NICs {
-	for i := range n.Status.PhysicalNetworks {
-		if n.Status.PhysicalNetworks[i].Name == physical {
-			return n.nicCounts[i]
-		}
-	}
-	return 0
+	return count
 }
 
 // gainsNIC tells whether a node has a NIC more for a network, or one that it
@@ -123,8 +108,8 @@ func (s *Sources) gainsNIC(before, after *node, net *network) bool {
 		return false
 	}
 	physical := net.Spec.PhysicalNet
-	return after.nics(physical) > before.nics(physical) ||
-		slices.ContainsFunc(s.sharing(physical), func(name string) bool { return after.held(name) < before.held(name) })
+	return after.backing(physical).nics > before.backing(physical).nics ||
+		slices.ContainsFunc(s.sharing(physical), func(name string) bool { return after.holds(name) < before.holds(name) })
 }
 
 // wantsNICOf tells whether a pod asks for a NIC of the kind that a pod on a

@@ -193,7 +193,7 @@ func TestHintsOnNICs(t *testing.T) {
 // The caches drop the interfaces of a node; how many of them serve must be
 // known by then.
 func TestNICsAreCountedBeforeTheirNamesAreDropped(t *testing.T) {
-	object := makeNode("n", nil, nicsOn("phy-nics", "up", "pod", "down", "missing"), nicsOn("phy-other", "up")).NodeNetwork
+	object := makeNodeNetwork("n", nil, nicsOn("phy-nics", "up", "pod", "down", "missing"), nicsOn("phy-other", "up"))
 	raw, err := runtime.DefaultUnstructuredConverter.ToUnstructured(object)
 	if err != nil {
 		t.Fatal(err)
@@ -206,7 +206,7 @@ func TestNICsAreCountedBeforeTheirNamesAreDropped(t *testing.T) {
 	if !ok {
 		t.Fatalf("a NodeNetwork becomes a %T", made)
 	}
-	got := []capacity.NICs{n.nics("phy-nics"), n.nics("phy-other"), n.nics("phy-unknown")}
+	got := []capacity.NICs{n.backing("phy-nics").nics, n.backing("phy-other").nics, n.backing("phy-unknown").nics}
 	if diff := cmp.Diff([]capacity.NICs{2, 1, 0}, got); diff != "" {
 		t.Errorf("NICs (-want +got):\n%s", diff)
 	}

@@ -8,6 +8,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	fwk "k8s.io/kube-scheduler/framework"
 
@@ -15,20 +16,50 @@ import (
 	"github.com/netplane/netplane/scheduler/capacity"
 )
 
-// node is a NodeNetwork as it is stored, with what follows from it alone.
+// node is a NodeNetwork as it is stored: what is read of it, and what follows
+// from it alone.
 type node struct {
-	*v1alpha1.NodeNetwork
-
+	name       string
+	version    string // resourceVersion, by which informers tell changes from resyncs
 	agentReady bool
-	nicCounts  []capacity.NICs // of each of Status.PhysicalNetworks
+	backings   []backing
+	refused    []v1alpha1.RefusedNetwork // without their messages
+	held       []v1alpha1.HeldAddresses
+}
+
+// backing is how a node backs one physical network.
+type backing struct {
+	physical string
+	nics     capacity.NICs // that the node can give to pods, whoever has them now
+	found    bool          // there is a NIC
+	ready    bool          // and it is up
 }
 
 func newNode(object *v1alpha1.NodeNetwork) *node {
-	return &node{
-		NodeNetwork: object,
-		agentReady:  meta.IsStatusConditionTrue(object.Status.Conditions, v1alpha1.ConditionAgentReady),
-		nicCounts:   countNICs(&object.Status),
+	status := &object.Status
+	n := &node{
+		name: object.Name, version: object.ResourceVersion,
+		agentReady: meta.IsStatusConditionTrue(status.Conditions, v1alpha1.ConditionAgentReady),
+		backings:   make([]backing, len(status.PhysicalNetworks)),
+		refused:    slices.Clone(status.Refused),
+		held:       slices.Clone(status.Held),
 	}
+	for i := range status.PhysicalNetworks {
+		by := &status.PhysicalNetworks[i]
+		n.backings[i] = backing{physical: shared(by.Name), nics: countNICs(status, by), found: by.Reason != v1alpha1.ReasonInterfaceNotFound, ready: by.Ready}
+	}
+	for i := range n.refused {
+		n.refused[i] = v1alpha1.RefusedNetwork{Network: shared(n.refused[i].Network), Reason: shared(n.refused[i].Reason)}
+	}
+	for i := range n.held {
+		n.held[i].Network = shared(n.held[i].Network)
+	}
+	return n
+}
+
+// GetObjectMeta returns a copy of what the informers' machinery asks for.
+func (n *node) GetObjectMeta() metav1.Object {
+	return &metav1.ObjectMeta{Name: n.name, ResourceVersion: n.version}
 }
 
 // load counts what is in use on the node if it has the pods of info.
@@ -38,7 +69,7 @@ func (n *node) load(info fwk.NodeInfo, sources *Sources) capacity.Load {
 	for _, pod := range there {
 		load.AddPod(sources.demands.taken(pod.GetPod()))
 	}
-	load.AddHeld(n.Status.Held, func(uid types.UID) bool {
+	load.AddHeld(n.held, func(uid types.UID) bool {
 		// A pod that has just ended may still be in the NodeInfo.
 		return sources.podExists(uid) || slices.ContainsFunc(there, func(pod fwk.PodInfo) bool { return pod.GetPod().UID == uid })
 	})
@@ -53,8 +84,8 @@ func (s *Sources) supply(name string, uid types.UID, net *network) capacity.Supp
 		return supply // the index exists since NewSources
 	}
 	for _, obj := range blocks {
-		if block, ok := obj.(*v1alpha1.IPBlock); ok {
-			supply.AddBlock(net.plan, net.UID, uid, block)
+		if b, ok := obj.(*block); ok {
+			supply.AddBlock(net.plan, net.UID, uid, b.supplies())
 		}
 	}
 	return supply
@@ -71,38 +102,39 @@ func (n *node) lacks(net *network) lack {
 	if !n.agentReady {
 		return lack{noAgent, reasonNoAgent}
 	}
-	backing := n.physical(net.Spec.PhysicalNet)
-	if backing == nil || backing.Reason == v1alpha1.ReasonInterfaceNotFound {
+	by := n.backing(net.Spec.PhysicalNet)
+	if !by.found {
 		return lack{noNIC, net.reasons.noNIC}
 	}
-	for i := range n.Status.Refused {
-		if n.Status.Refused[i].Network == net.Name {
-			return lack{refused, net.reasons.refused + n.Status.Refused[i].Reason}
+	for i := range n.refused {
+		if n.refused[i].Network == net.Name {
+			return lack{refused, net.reasons.refused + n.refused[i].Reason}
 		}
 	}
 	// A NIC inside a pod is not up on the node, but still one that a pod has.
-	if !backing.Ready && (!net.takesNIC() || n.nics(net.Spec.PhysicalNet) == 0) {
+	if !by.ready && (!net.takesNIC() || by.nics == 0) {
 		return lack{down, net.reasons.down}
 	}
 	return lack{}
 }
 
-func (n *node) physical(name string) *v1alpha1.NodePhysicalNetwork {
-	for i := range n.Status.PhysicalNetworks {
-		if n.Status.PhysicalNetworks[i].Name == name {
-			return &n.Status.PhysicalNetworks[i]
+// backing is the zero value for a physical network that the node does not back.
+func (n *node) backing(physical string) backing {
+	for i := range n.backings {
+		if n.backings[i].physical == physical {
+			return n.backings[i]
 		}
 	}
-	return nil
+	return backing{}
 }
 
-// held is the number of a network's addresses in the node's blocks that the
+// holds is the number of a network's addresses in the node's blocks that the
 // agent holds for nobody.
-func (n *node) held(network string) int {
+func (n *node) holds(network string) int {
 	var sum int
-	for i := range n.Status.Held {
-		if n.Status.Held[i].Network == network && !n.Status.Held[i].Fixed {
-			sum += int(n.Status.Held[i].Count)
+	for i := range n.held {
+		if n.held[i].Network == network && !n.held[i].Fixed {
+			sum += int(n.held[i].Count)
 		}
 	}
 	return sum

@@ -404,7 +404,7 @@ func (c *cosmos) relist(m *member) {
 	}
 	_ = c.pl.sources.blocks.Replace(all, "")
 	for _, block := range lost {
-		c.pl.sources.staleness().OnDelete(block)
+		c.pl.sources.staleness().OnDelete(stored(block))
 	}
 }
 

@@ -13,7 +13,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	fwk "k8s.io/kube-scheduler/framework"
 
-	"github.com/netplane/netplane/api/v1alpha1"
 	"github.com/netplane/netplane/scheduler/capacity"
 )
 
@@ -100,7 +99,7 @@ func (pl *NetworkFit) needOf(w *want, pod *v1.Pod, info fwk.NodeInfo) *need {
 		}
 	}
 	if offer, ok := lookup[*node](pl.sources.nodes, host.Name); ok {
-		used.AddHeld(offer.Status.Held, func(uid types.UID) bool { return there[uid] || pl.sources.podExists(uid) })
+		used.AddHeld(offer.held, func(uid types.UID) bool { return there[uid] || pl.sources.podExists(uid) })
 	}
 	return &need{
 		network:  w.network,
@@ -129,10 +128,8 @@ func (s *Sources) existing(network string) map[netip.Prefix]bool {
 	}
 	out := make(map[netip.Prefix]bool, len(blocks))
 	for _, obj := range blocks {
-		if block, ok := obj.(*v1alpha1.IPBlock); ok {
-			if prefix, err := netip.ParsePrefix(string(block.Spec.CIDR)); err == nil {
-				out[prefix] = true
-			}
+		if b, ok := obj.(*block); ok {
+			out[b.cidr] = true
 		}
 	}
 	return out

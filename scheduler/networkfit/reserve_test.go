@@ -52,7 +52,7 @@ func TestHintsOfATightNetwork(t *testing.T) {
 				if string(event.Event.Resource) != test.resource || event.Event.ActionType&test.action == 0 {
 					continue
 				}
-				got, err := event.QueueingHintFn(logger, makePod("p", test.pod), test.old, test.new)
+				got, err := event.QueueingHintFn(logger, makePod("p", test.pod), stored(test.old), stored(test.new))
 				if err != nil || got != test.want {
 					t.Errorf("hint %v (error %v), want %v", got, err, test.want)
 				}

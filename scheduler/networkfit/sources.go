@@ -43,7 +43,7 @@ const (
 type Sources struct {
 	nodes      cache.Indexer // *node, by name
 	networks   cache.Indexer // *network, by name
-	blocks     cache.Indexer // *v1alpha1.IPBlock
+	blocks     cache.Indexer // *block, by name
 	namespaces cache.Indexer // *v1.Namespace, by name
 	pods       cache.Indexer // *v1.Pod that are neither Succeeded nor Failed
 	demands    *demands
@@ -107,9 +107,9 @@ func (s *Sources) staleness() cache.ResourceEventHandler {
 		}
 		switch o := obj.(type) {
 		case *node:
-			s.views.changed(o.Name)
-		case *v1alpha1.IPBlock:
-			s.views.changed(o.Spec.NodeName)
+			s.views.changed(o.name)
+		case *block:
+			s.views.changed(o.nodeName())
 		}
 	}
 	return cache.ResourceEventHandlerFuncs{UpdateFunc: func(before, _ any) { lost(before) }, DeleteFunc: lost}
@@ -152,31 +152,15 @@ func typed[T any](obj any) (value *T, ok bool, err error) {
 	return value, true, nil
 }
 
-// slim drops what the plugin does not read, of each of many objects.
-func slim(kind *metav1.TypeMeta, meta *metav1.ObjectMeta) {
-	*kind = metav1.TypeMeta{}
-	*meta = metav1.ObjectMeta{
-		Name: meta.Name, UID: meta.UID, ResourceVersion: meta.ResourceVersion,
-		Generation: meta.Generation, DeletionTimestamp: meta.DeletionTimestamp,
-	}
-}
-
-// shared returns one copy of texts that many objects have in common.
-func shared[T ~string](text T) T { return T(unique.Make(string(text)).Value()) }
+// shared returns one copy of a text that many objects have in common.
+func shared(text string) string { return unique.Make(text).Value() }
 
 func toNode(obj any) (any, error) {
 	value, ok, err := typed[v1alpha1.NodeNetwork](obj)
 	if !ok || err != nil {
 		return obj, err
 	}
-	made := newNode(value)
-	slim(&value.TypeMeta, &value.ObjectMeta)
-	value.Status.Conditions, value.Status.Interfaces, value.Status.Mapped = nil, nil, ""
-	for i := range value.Status.PhysicalNetworks {
-		backing := &value.Status.PhysicalNetworks[i]
-		*backing = v1alpha1.NodePhysicalNetwork{Name: shared(backing.Name), Ready: backing.Ready, Reason: shared(backing.Reason)}
-	}
-	return made, nil
+	return newNode(value), nil
 }
 
 func toNetwork(obj any) (any, error) {
@@ -193,10 +177,7 @@ func toIPBlock(obj any) (any, error) {
 	if !ok || err != nil {
 		return obj, err
 	}
-	slim(&value.TypeMeta, &value.ObjectMeta)
-	spec := &value.Spec
-	spec.Network, spec.NetworkUID, spec.NodeName, spec.NodeUID = shared(spec.Network), shared(spec.NetworkUID), shared(spec.NodeName), shared(spec.NodeUID)
-	return value, nil
+	return newBlock(value), nil
 }
 
 func toNamespace(obj any) (any, error) {
@@ -204,10 +185,9 @@ func toNamespace(obj any) (any, error) {
 	if !ok || err != nil {
 		return obj, err
 	}
-	labels := value.Labels
-	slim(&value.TypeMeta, &value.ObjectMeta)
-	value.Labels, value.Spec, value.Status = labels, v1.NamespaceSpec{}, v1.NamespaceStatus{}
-	return value, nil
+	return &v1.Namespace{ObjectMeta: metav1.ObjectMeta{
+		Name: value.Name, UID: value.UID, ResourceVersion: value.ResourceVersion, Labels: value.Labels,
+	}}, nil
 }
 
 // changedBlock indexes blocks by the node that holds them, and tells those who
@@ -221,11 +201,11 @@ func (s *Sources) changedBlock(obj any) ([]string, error) {
 
 // blockNetwork indexes blocks by the name of their network.
 func blockNetwork(obj any) ([]string, error) {
-	block, ok := obj.(*v1alpha1.IPBlock)
+	b, ok := obj.(*block)
 	if !ok {
 		return nil, nil
 	}
-	return []string{block.Spec.Network}, nil
+	return []string{b.networkName()}, nil
 }
 
 // podUID indexes the pods that an agent may hold addresses for.

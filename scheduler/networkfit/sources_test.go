@@ -5,10 +5,13 @@ package networkfit
 
 import (
 	"errors"
+	"net/netip"
 	"testing"
 	"time"
+	"unique"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -29,8 +32,8 @@ func TestOneInformerServesEventsAndData(t *testing.T) {
 	if err := errors.Join(v1alpha1.AddToScheme(scheme), v1.AddToScheme(scheme)); err != nil {
 		t.Fatal(err)
 	}
-	block := makeBlock("data", "n", 0)
-	client := dynamicfake.NewSimpleDynamicClient(scheme, makeNetwork("data").Network, makeNode("n", up("data")).NodeNetwork, makeNamespace("tenant", nil))
+	claimed := makeBlock("data", "n", 0)
+	client := dynamicfake.NewSimpleDynamicClient(scheme, makeNetwork("data").Network, makeNodeNetwork("n", up("data")), makeNamespace("tenant", nil))
 	dynamic := dynamicinformer.NewDynamicSharedInformerFactory(client, 0)
 	typed := informers.NewSharedInformerFactory(fake.NewClientset(makePod("p", "data"), makePod("none", "")), 0)
 	sources, err := NewSources(dynamic, typed.Core().V1().Pods().Informer())
@@ -39,7 +42,7 @@ func TestOneInformerServesEventsAndData(t *testing.T) {
 	}
 	held := make(chan int, 1)
 	if _, err := dynamic.ForResource(ipBlocks()).Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{AddFunc: func(obj any) {
-		if added, ok := obj.(*v1alpha1.IPBlock); !ok || added.Name != block.Name {
+		if added, ok := obj.(*block); !ok || added.name != claimed.Name {
 			t.Errorf("the handler got a %T", obj)
 		}
 		held <- sources.supply("n", "uid-n", makeNetwork("data")).Addresses
@@ -51,7 +54,7 @@ func TestOneInformerServesEventsAndData(t *testing.T) {
 	dynamic.WaitForCacheSync(t.Context().Done())
 	typed.WaitForCacheSync(t.Context().Done())
 
-	raw, err := runtime.DefaultUnstructuredConverter.ToUnstructured(block)
+	raw, err := runtime.DefaultUnstructuredConverter.ToUnstructured(claimed)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,7 +91,7 @@ func TestTransformsAreIdempotent(t *testing.T) {
 	}{
 		"NodeNetwork": {toNode, makeNode("n", nil)},
 		"Network":     {toNetwork, makeNetwork("data")},
-		"IPBlock":     {toIPBlock, makeBlock("data", "n", 0)},
+		"IPBlock":     {toIPBlock, newBlock(makeBlock("data", "n", 0))},
 		"Namespace":   {toNamespace, makeNamespace("tenant", nil)},
 		"tombstone":   {toNode, cache.DeletedFinalStateUnknown{Key: "n"}},
 	} {
@@ -119,26 +122,30 @@ func TestTransformsKeepWhatIsRead(t *testing.T) {
 		Name: "x", UID: "u", ResourceVersion: "7", Generation: 2, Labels: map[string]string{"team": "a"}, Annotations: map[string]string{"a": "b"},
 		Finalizers: []string{v1alpha1.FinalizerIPBlock}, ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "m"}},
 	}
-	kept := metav1.ObjectMeta{Name: "x", UID: "u", ResourceVersion: "7", Generation: 2}
-	labelled := kept
-	labelled.Labels = stamp.Labels
-	block := makeBlock("data", "n", 0)
-	block.ObjectMeta = stamp
-	slimBlock := &v1alpha1.IPBlock{ObjectMeta: kept, Spec: block.Spec}
-	full := makeNode("x", up("data"), refuse("data", "r"), hold(v1alpha1.HeldAddresses{Network: "data", Count: 2}))
+	labelled := metav1.ObjectMeta{Name: "x", UID: "u", ResourceVersion: "7", Labels: stamp.Labels}
+	claimed := makeBlock("data", "n", 1)
+	claimed.ObjectMeta = stamp
+	claimed.DeletionTimestamp = &metav1.Time{Time: time.Unix(1, 0)}
+	slimBlock := &block{
+		name: "x", uid: "u", version: "7", network: unique.Make(named{"data", "uid-data"}), node: unique.Make(named{"n", "uid-n"}),
+		cidr: netip.MustParsePrefix("10.0.1.8/29"), leaving: true,
+	}
+	held := v1alpha1.HeldAddresses{Network: "data", Count: 2, PodUID: "p", Fixed: true}
+	full := makeNodeNetwork("x", append(up("data"), notReady("backup", v1alpha1.ReasonInterfaceNotFound)...), refuse("data", "r"), hold(held))
 	full.ObjectMeta = stamp
-	full.Status.Interfaces, full.Status.Mapped = []v1alpha1.NodeInterfaceStatus{{Name: "eth1"}}, "phy-data=eth1"
-	slimNode := newNode(&v1alpha1.NodeNetwork{ObjectMeta: kept, Status: v1alpha1.NodeNetworkStatus{
-		PhysicalNetworks: []v1alpha1.NodePhysicalNetwork{{Name: "phy-data", Ready: true, Reason: v1alpha1.ReasonInterfaceUp}},
-		Refused:          full.Status.Refused, Held: full.Status.Held,
-	}})
-	slimNode.agentReady = true
+	full.Status.Refused[0].Message = "a long text"
+	full.Status.Interfaces, full.Status.Mapped = []v1alpha1.NodeInterfaceStatus{{Name: "eth1", State: v1alpha1.OperStateUp}}, "phy-data=eth1"
+	slimNode := &node{
+		name: "x", version: "7", agentReady: true,
+		backings: []backing{{physical: "phy-data", nics: 1, found: true, ready: true}, {physical: "phy-backup", nics: 1}},
+		refused:  []v1alpha1.RefusedNetwork{{Network: "data", Reason: "r"}}, held: []v1alpha1.HeldAddresses{held},
+	}
 	for name, test := range map[string]struct {
 		transform    cache.TransformFunc
 		object, want any
 	}{
-		"NodeNetwork": {toNode, full.NodeNetwork, slimNode},
-		"IPBlock":     {toIPBlock, block, slimBlock},
+		"NodeNetwork": {toNode, full, slimNode},
+		"IPBlock":     {toIPBlock, claimed, slimBlock},
 		"Namespace":   {toNamespace, &v1.Namespace{ObjectMeta: stamp, Spec: v1.NamespaceSpec{Finalizers: []v1.FinalizerName{"f"}}}, &v1.Namespace{ObjectMeta: labelled}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -150,7 +157,7 @@ func TestTransformsKeepWhatIsRead(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if diff := cmp.Diff(test.want, got, cmp.AllowUnexported(node{})); diff != "" {
+			if diff := cmp.Diff(test.want, got, cmp.AllowUnexported(node{}, backing{}, block{}), cmpopts.EquateComparable(netip.Prefix{}, unique.Handle[named]{})); diff != "" {
 				t.Errorf("kept (-want +got):\n%s", diff)
 			}
 		})

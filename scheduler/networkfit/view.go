@@ -11,7 +11,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	fwk "k8s.io/kube-scheduler/framework"
 
-	"github.com/netplane/netplane/api/v1alpha1"
 	"github.com/netplane/netplane/scheduler/capacity"
 )
 
@@ -66,19 +65,19 @@ func (v *views) changed(name string) {
 // changedNode is an index function that indexes nothing.
 func (v *views) changedNode(obj any) ([]string, error) {
 	if n, ok := obj.(*node); ok {
-		v.changed(n.Name)
+		v.changed(n.name)
 	}
 	return nil, nil
 }
 
 // changedBlock indexes blocks by the node that holds them.
 func (v *views) changedBlock(obj any) ([]string, error) {
-	block, ok := obj.(*v1alpha1.IPBlock)
+	b, ok := obj.(*block)
 	if !ok {
 		return nil, nil
 	}
-	v.changed(block.Spec.NodeName)
-	return []string{block.Spec.NodeName}, nil
+	v.changed(b.nodeName())
+	return []string{b.nodeName()}, nil
 }
 
 // view is one version of a node as the plugin sees it.
@@ -137,7 +136,7 @@ func (v *view) offer(net *network, sources *Sources) *offer {
 	found := make([]offer, 1, len(others)+1)
 	found[0] = offer{network: net.UID, generation: net.Generation, lack: v.node.lacks(net)}
 	if net.plan != nil {
-		found[0].supply = sources.supply(v.node.Name, v.uid, net)
+		found[0].supply = sources.supply(v.node.name, v.uid, net)
 	}
 	for i := range others {
 		if others[i].network != net.UID {

@@ -61,7 +61,7 @@ func TestWhatIsLostWhileListingAnewIsForgotten(t *testing.T) {
 	if err := pl.sources.blocks.Replace([]any{kept}, "2"); err != nil {
 		t.Fatal(err)
 	}
-	pl.sources.staleness().OnDelete(lost)
+	pl.sources.staleness().OnDelete(stored(lost))
 	if got := filter(t, pl, pod, info); got != unresolvable(`node(s) held no address block of network "data"`) {
 		t.Errorf("without its block: %v", got)
 	}
@@ -76,7 +76,7 @@ func TestWhatIsLostWhileListingAnewIsForgotten(t *testing.T) {
 	if err := pl.sources.blocks.Replace([]any{kept}, "4"); err != nil {
 		t.Fatal(err)
 	}
-	pl.sources.staleness().OnUpdate(moved, kept)
+	pl.sources.staleness().OnUpdate(stored(moved), stored(kept))
 	if got := filter(t, pl, pod, info); got == success() {
 		t.Error("a block that moved is still counted")
 	}
