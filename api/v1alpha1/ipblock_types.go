@@ -8,7 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// IPBlockSpec is immutable.
+// IPBlockSpec is immutable but for nodeUID.
 type IPBlockSpec struct {
 	// network is the Network's name.
 	// +required
@@ -30,7 +30,9 @@ type IPBlockSpec struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	NodeName string `json:"nodeName"`
-	// nodeUID tells a Node from a later one of the same name.
+	// nodeUID tells a Node from a later one of the same name. The node's agent
+	// changes it when its Node was deleted and registered anew while addresses
+	// of the block are in use.
 	// +required
 	// +kubebuilder:validation:Type=string
 	// +kubebuilder:validation:MinLength=1
@@ -53,7 +55,7 @@ type IPBlockSpec struct {
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 // +kubebuilder:validation:XValidation:rule="self.metadata.name == self.spec.network + '.' + self.spec.cidr.replace(':', '-').replace('/', '-')",message="metadata.name must be <network>.<cidr> with ':' and '/' written as '-'"
 // +kubebuilder:validation:XValidation:rule="!isCIDR(self.spec.cidr) || string(cidr(self.spec.cidr)) == self.spec.cidr",message="spec.cidr must be in canonical form, such as fd00:20::/122: a block has one name only"
-// +kubebuilder:validation:XValidation:rule="self.spec == oldSelf.spec",message="spec is immutable: delete the block to release it"
+// +kubebuilder:validation:XValidation:rule="self.spec.network == oldSelf.spec.network && self.spec.networkUID == oldSelf.spec.networkUID && self.spec.cidr == oldSelf.spec.cidr && self.spec.nodeName == oldSelf.spec.nodeName",message="spec is immutable but for nodeUID: delete the block to release it"
 type IPBlock struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`

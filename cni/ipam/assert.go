@@ -46,7 +46,7 @@ func (v *view) missing(usage *Usage) map[netip.Prefix]bool {
 	out := map[netip.Prefix]bool{}
 	for i := range usage.Leases {
 		l := &usage.Leases[i]
-		if l.NetworkUID == v.network.UID && v.blocks[l.Block] == nil && !v.others[l.Block] && v.plan.CheckBlock(l.Block) == nil {
+		if l.NetworkUID == v.network.UID && v.blocks[l.Block] == nil && v.others[l.Block] == nil && v.plan.CheckBlock(l.Block) == nil {
 			out[l.Block] = true
 		}
 	}

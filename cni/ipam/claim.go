@@ -156,6 +156,9 @@ func (c *Claimer) Reconcile(ctx context.Context, req reconcile.Request) (reconci
 	if err != nil {
 		return reconcile.Result{}, err
 	}
+	if err := c.adopt(ctx, v); err != nil {
+		return reconcile.Result{}, err
+	}
 	v.tell(c.manager)
 	usage := c.manager.Usage(v.name)
 	if v.network == nil && len(usage.Leases)+len(usage.Blocks) == 0 {
@@ -252,7 +255,7 @@ func (c *Claimer) claim(ctx context.Context, v *view, st *claims) (*v1alpha1.IPB
 	}
 	for prefix := range v.plan.Candidates(c.node) {
 		name := addressing.BlockName(v.name, prefix)
-		if v.blocks[prefix] != nil || v.others[prefix] || v.plan.Capacity(prefix) == 0 {
+		if v.blocks[prefix] != nil || v.others[prefix] != nil || v.plan.Capacity(prefix) == 0 {
 			continue
 		}
 		if taken[name] && !st.doubtful[name] {

@@ -16,7 +16,7 @@ type claimResult string
 
 const (
 	claimCreated   claimResult = "created"   // the block is ours
-	claimAdopted   claimResult = "adopted"   // it was ours already: the reply had been lost
+	claimAdopted   claimResult = "adopted"   // it was ours already: the reply had been lost, or the Node registered anew
 	claimTaken     claimResult = "taken"     // another node has it
 	claimExhausted claimResult = "exhausted" // no candidate was left
 	claimFailed    claimResult = "failed"    // the API server refused, or did not answer

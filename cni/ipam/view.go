@@ -31,13 +31,13 @@ type view struct {
 	mapped  bool // the node's map names a NIC for it, and the node does not refuse it
 	up      bool // and that NIC is up
 	blocks  map[netip.Prefix]*v1alpha1.IPBlock
-	others  map[netip.Prefix]bool // blocks of a former node of this name
+	others  map[netip.Prefix]*v1alpha1.IPBlock // of a former node of this name
 	demand  map[string]int
 }
 
 // look gathers all that is known of a Network.
 func (c *Claimer) look(ctx context.Context, name string, st *claims) (*view, error) {
-	v := &view{name: name, blocks: map[netip.Prefix]*v1alpha1.IPBlock{}, others: map[netip.Prefix]bool{}}
+	v := &view{name: name, blocks: map[netip.Prefix]*v1alpha1.IPBlock{}, others: map[netip.Prefix]*v1alpha1.IPBlock{}}
 	var err error
 	if v.nodeUID, err = c.identity(ctx); err != nil {
 		return nil, err
@@ -127,8 +127,9 @@ func (v *view) add(block *v1alpha1.IPBlock) error {
 		return fmt.Errorf("reading IPBlock %q: %w", block.Name, err)
 	}
 	if block.Spec.NodeUID != v.nodeUID {
-		// Only the controller may say that nothing of the former node lives on.
-		v.others[prefix] = true
+		// Of those in which no lease lives, only the controller may say that
+		// nothing of the former node does.
+		v.others[prefix] = block
 		return nil
 	}
 	v.blocks[prefix] = block

@@ -4,9 +4,11 @@
 package ipblock
 
 import (
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 
 	"github.com/netplane/netplane/api/v1alpha1"
 )
@@ -14,6 +16,10 @@ import (
 // claimLag bounds how long an agent may go on giving out addresses of a block
 // that was deleted, or is a former Node's: until its watch tells it.
 const claimLag = time.Minute
+
+// lookAgain is the wait while pods stand on a fenced node: that they go is no
+// event for a block.
+const lookAgain = 5 * time.Second
 
 // NetworkState is what has become of the Network that a block names.
 type NetworkState int
@@ -37,10 +43,11 @@ type Facts struct {
 	Network   NetworkState
 	// NodeGone: no Node has the name and the UID that the block names.
 	NodeGone bool
-	// GoneFor is how long NodeGone has been seen.
-	GoneFor time.Duration
-	// QuietFor is how long NodeGone has been seen and nothing that could
-	// still use an address of the block.
+	// Fenced: the Node is there, and Fenced says of it that nothing runs there.
+	Fenced bool
+	// InUse: a pod or the node's agent may still use an address of the block.
+	InUse bool
+	// QuietFor is how long NodeGone has been seen, and InUse has not.
 	QuietFor time.Duration
 	Grace    time.Duration
 }
@@ -63,32 +70,56 @@ const (
 //
 // A living node's block is only ever deleted: its agent alone knows when the
 // last address in it is free. A node that registered anew (another UID) is gone
-// in this sense, but its machine may run on with the old pods, so that neither
-// a Node's absence nor its return frees an address while a pod object stands
-// that may have it.
+// in this sense until its agent adopts the block, because its machine may run on
+// with the old pods: neither a Node's absence nor its return frees an address
+// while a pod object stands that may have it. See
+// docs/design/0004-nodes-that-go.md.
 func Decide(f Facts) (Action, time.Duration) {
 	switch {
-	case !f.NodeGone && f.Network != NetworkServes && !f.Deleted:
+	case f.NodeGone || f.Fenced:
+		return decideGone(f)
+	case f.Network != NetworkServes && !f.Deleted:
 		return Delete, 0
-	case !f.NodeGone:
+	}
+	return Keep, 0
+}
+
+// decideGone is Decide for nodes without an agent.
+func decideGone(f Facts) (Action, time.Duration) {
+	wait := f.Grace - f.QuietFor
+	switch {
+	case f.Deleted && !f.Finalizer:
 		return Keep, 0
-	case f.GoneFor < f.Grace:
-		return Keep, f.Grace - f.GoneFor
+	case f.InUse && f.Fenced:
+		return Keep, lookAgain
+	case f.InUse:
+		return Keep, wait
+	case !f.Fenced && wait > 0:
+		return Keep, wait
 	case !f.Deleted:
 		return Delete, 0
-	case !f.Finalizer:
-		return Keep, 0
-	case f.QuietFor < f.Grace:
-		return Keep, f.Grace - f.QuietFor
 	}
 	return Release, 0
+}
+
+// Fenced tells whether an admin has vouched that nothing runs on the node: it is
+// not Ready and bears the taint node.kubernetes.io/out-of-service, by which
+// Kubernetes, too, takes its pods and volumes for free (KEP-2268).
+func Fenced(node *corev1.Node) bool {
+	for _, c := range node.Status.Conditions {
+		if c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue {
+			return false
+		}
+	}
+	return slices.ContainsFunc(node.Spec.Taints, func(t corev1.Taint) bool { return t.Key == corev1.TaintNodeOutOfService })
 }
 
 // InUse tells whether a pod, or an address that the node's agent holds back,
 // may still have an address of the block. pods are the living pods of the
 // block's network; successor is when a Node of the same name registered anew,
 // zero if there is none. Pods that came well after that, or after the block was
-// deleted, have none of its addresses.
+// deleted, have none of its addresses. The successor's agent must be ready: it
+// has read by then which addresses are in use, and adopts their blocks.
 func InUse(block *v1alpha1.IPBlock, pods []corev1.Pod, nodeNetwork *v1alpha1.NodeNetwork, successor time.Time) bool {
 	closed := successor
 	if at := block.DeletionTimestamp; !at.IsZero() && (closed.IsZero() || at.Time.Before(closed)) {
@@ -99,6 +130,9 @@ func InUse(block *v1alpha1.IPBlock, pods []corev1.Pod, nodeNetwork *v1alpha1.Nod
 		if pod.Spec.NodeName == block.Spec.NodeName && (closed.IsZero() || pod.CreationTimestamp.Time.Before(closed.Add(claimLag))) {
 			return true
 		}
+	}
+	if !successor.IsZero() && (nodeNetwork == nil || !meta.IsStatusConditionTrue(nodeNetwork.Status.Conditions, v1alpha1.ConditionAgentReady)) {
+		return true
 	}
 	if nodeNetwork == nil {
 		return false

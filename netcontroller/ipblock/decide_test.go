@@ -33,25 +33,43 @@ func TestDecide(t *testing.T) {
 			Facts{Deleted: true, Finalizer: true, Network: NetworkUnknown}, Keep, 0,
 		},
 		"a node that has just gone may come back": {
-			Facts{Finalizer: true, NodeGone: true, GoneFor: 20 * time.Second, QuietFor: 20 * time.Second}, Keep, 40 * time.Second,
+			Facts{Finalizer: true, NodeGone: true, QuietFor: 20 * time.Second}, Keep, 40 * time.Second,
 		},
 		"a node that is gone loses its blocks": {
-			Facts{Finalizer: true, NodeGone: true, GoneFor: grace, QuietFor: grace}, Delete, 0,
+			Facts{Finalizer: true, NodeGone: true, QuietFor: grace}, Delete, 0,
+		},
+		"a node that is gone keeps the blocks of pods that stand": {
+			Facts{Finalizer: true, NodeGone: true, InUse: true}, Keep, grace,
+		},
+		"deleted, but pods of the node stand": {
+			Facts{Deleted: true, Finalizer: true, NodeGone: true, InUse: true}, Keep, grace,
 		},
 		"deleted, but pods of the node were seen a moment ago": {
-			Facts{Deleted: true, Finalizer: true, NodeGone: true, GoneFor: time.Hour, QuietFor: 10 * time.Second}, Keep, 50 * time.Second,
+			Facts{Deleted: true, Finalizer: true, NodeGone: true, QuietFor: 10 * time.Second}, Keep, 50 * time.Second,
 		},
 		"deleted and quiet for the grace": {
-			Facts{Deleted: true, Finalizer: true, NodeGone: true, GoneFor: grace, QuietFor: grace}, Release, 0,
+			Facts{Deleted: true, Finalizer: true, NodeGone: true, QuietFor: grace}, Release, 0,
 		},
 		"deleted by somebody before the grace is over": {
 			Facts{Deleted: true, Finalizer: true, NodeGone: true}, Keep, grace,
 		},
 		"another's finalizer is not ours to remove": {
-			Facts{Deleted: true, NodeGone: true, GoneFor: grace, QuietFor: grace}, Keep, 0,
+			Facts{Deleted: true, NodeGone: true, QuietFor: grace}, Keep, 0,
 		},
 		"an unknown Network makes nothing quicker when the node is gone": {
 			Facts{Finalizer: true, NodeGone: true, Network: NetworkUnknown}, Keep, grace,
+		},
+		"a fenced node loses its blocks at once": {
+			Facts{Finalizer: true, Fenced: true}, Delete, 0,
+		},
+		"nobody is left on a fenced node to release them": {
+			Facts{Deleted: true, Finalizer: true, Fenced: true}, Release, 0,
+		},
+		"a fenced node's pods stand still": {
+			Facts{Finalizer: true, Fenced: true, InUse: true}, Keep, 5 * time.Second,
+		},
+		"another's finalizer on a fenced node's block": {
+			Facts{Deleted: true, Fenced: true}, Keep, 0,
 		},
 	}
 	for name, tt := range tests {
@@ -79,6 +97,11 @@ func TestInUse(t *testing.T) {
 	held := func(network string) *v1alpha1.NodeNetwork {
 		return &v1alpha1.NodeNetwork{Status: v1alpha1.NodeNetworkStatus{Held: []v1alpha1.HeldAddresses{{Network: network, Count: 1}}}}
 	}
+	agent := func(ready metav1.ConditionStatus) *v1alpha1.NodeNetwork {
+		return &v1alpha1.NodeNetwork{Status: v1alpha1.NodeNetworkStatus{
+			Conditions: []metav1.Condition{{Type: v1alpha1.ConditionAgentReady, Status: ready}},
+		}}
+	}
 	heldFixed := func(network string) *v1alpha1.NodeNetwork {
 		n := held(network)
 		n.Status.Held[0].Fixed = true
@@ -101,12 +124,45 @@ func TestInUse(t *testing.T) {
 		"an address held in another network":         {block(true), nil, held("management"), time.Time{}, false},
 		"a fixed address that the agent holds":       {block(true), nil, heldFixed("data"), time.Time{}, false},
 		"a pod from before the Node registered anew": {block(false), pod("worker", deleted), nil, deleted.Add(time.Hour), true},
-		"a pod of the Node that registered anew":     {block(false), pod("worker", deleted), nil, deleted.Add(-time.Hour), false},
+		"a pod of the Node that registered anew":     {block(false), pod("worker", deleted), agent("True"), deleted.Add(-time.Hour), false},
+		"the Node that registered anew has no agent": {block(false), nil, nil, deleted, true},
+		"the agent there does not serve yet":         {block(false), nil, agent("False"), deleted, true},
+		"the agent there serves":                     {block(false), nil, agent("True"), deleted, false},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			if got := InUse(tt.block, tt.pods, tt.node, tt.after); got != tt.want {
 				t.Errorf("InUse = %t, want %t", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestFenced(t *testing.T) {
+	node := func(ready corev1.ConditionStatus, taint string) *corev1.Node {
+		out := &corev1.Node{Spec: corev1.NodeSpec{Taints: []corev1.Taint{{Key: taint, Effect: corev1.TaintEffectNoExecute}}}}
+		if ready != "" {
+			out.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: ready}}
+		}
+		return out
+	}
+	tests := map[string]struct {
+		node *corev1.Node
+		want bool
+	}{
+		"out of service, and silent":     {node("Unknown", "node.kubernetes.io/out-of-service"), true},
+		"out of service, and not ready":  {node("False", "node.kubernetes.io/out-of-service"), true},
+		"out of service, never heard of": {node("", "node.kubernetes.io/out-of-service"), true},
+		"out of service, they say":       {node("True", "node.kubernetes.io/out-of-service"), false},
+		"silent, and nobody has vouched": {node("Unknown", "node.kubernetes.io/unreachable"), false},
+		"not ready, and nobody vouched":  {node("False", "node.kubernetes.io/not-ready"), false},
+		"as it should be":                {node("True", "dedicated"), false},
+		"an old taint of a similar name": {node("False", "node.kubernetes.io/out-of-disk"), false},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			if got := Fenced(tt.node); got != tt.want {
+				t.Errorf("Fenced = %t, want %t", got, tt.want)
 			}
 		})
 	}

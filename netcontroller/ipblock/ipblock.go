@@ -80,7 +80,7 @@ func Setup(mgr ctrl.Manager, opts Options) error {
 	err := ctrl.NewControllerManagedBy(mgr).
 		Named("ipblock").
 		For(&v1alpha1.IPBlock{}).
-		Watches(&corev1.Node{}, blocksBy(mgr.GetClient(), indexNode), builder.WithPredicates(nodeCameOrWent())).
+		Watches(&corev1.Node{}, blocksBy(mgr.GetClient(), indexNode), builder.WithPredicates(nodeChanged())).
 		Watches(&v1alpha1.Network{}, blocksBy(mgr.GetClient(), indexNetwork), builder.WithPredicates(networkGoes())).
 		Complete(r)
 	if err != nil {
@@ -105,9 +105,14 @@ func blocksBy(reader client.Reader, index string) handler.EventHandler {
 	})
 }
 
-func nodeCameOrWent() predicate.Predicate {
+// nodeChanged passes Nodes that come, go, are another, or are fenced.
+func nodeChanged() predicate.Predicate {
 	return predicate.Funcs{
-		UpdateFunc:  func(e event.UpdateEvent) bool { return e.ObjectOld.GetUID() != e.ObjectNew.GetUID() },
+		UpdateFunc: func(e event.UpdateEvent) bool {
+			before, bok := e.ObjectOld.(*corev1.Node)
+			after, aok := e.ObjectNew.(*corev1.Node)
+			return !bok || !aok || before.UID != after.UID || Fenced(before) != Fenced(after)
+		},
 		GenericFunc: func(event.GenericEvent) bool { return false },
 	}
 }

@@ -6,6 +6,7 @@ package ipblock
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -25,12 +26,12 @@ import (
 // actionCleanUp is the action that events name.
 const actionCleanUp = "CleanUp"
 
-// sighting is since when a block's Node has been seen gone, and since when
-// nothing has been seen that could use the block. It lives in memory only:
-// after a restart the controller watches for a whole grace again.
+// sighting is since when a block's Node has been seen gone, and nothing has been
+// seen that could use the block. It lives in memory only: after a restart the
+// controller watches for a whole grace again.
 type sighting struct {
-	uid         types.UID
-	gone, quiet time.Time
+	uid   types.UID
+	quiet time.Time
 }
 
 // reconciler deletes blocks and releases those of dead nodes. It runs one
@@ -57,7 +58,7 @@ func (r *reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 		delete(r.watching, request.Name)
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
-	facts, err := r.look(ctx, r.client, &block)
+	facts, err := r.look(ctx, cached, &block)
 	if err != nil {
 		return ctrl.Result{}, err
 	}
@@ -67,7 +68,7 @@ func (r *reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	}
 	// The caches may lag. What cannot be undone is decided on what the API
 	// server itself says.
-	if facts, err = r.look(ctx, r.live, &block); err != nil {
+	if facts, err = r.look(ctx, live, &block); err != nil {
 		return ctrl.Result{}, err
 	}
 	if confirmed, wait := Decide(facts); confirmed != action {
@@ -76,7 +77,7 @@ func (r *reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	if action == Delete {
 		err = r.remove(ctx, &block, facts)
 	} else {
-		err = r.release(ctx, &block)
+		err = r.release(ctx, &block, facts)
 	}
 	if apierrors.IsConflict(err) {
 		return ctrl.Result{RequeueAfter: time.Second}, nil
@@ -84,13 +85,27 @@ func (r *reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	return ctrl.Result{}, client.IgnoreNotFound(err)
 }
 
-// look gathers the facts about a block. Node and Network come from reader;
-// pods and what agents hold come from the caches.
-func (r *reconciler) look(ctx context.Context, reader client.Reader, block *v1alpha1.IPBlock) (Facts, error) {
+// source is where look reads from.
+type source int
+
+const (
+	// cached: everything comes from the caches.
+	cached source = iota
+	// live: all but what agents hold, and the Network's pods on other nodes,
+	// comes from the API server.
+	live
+)
+
+// look gathers the facts about a block.
+func (r *reconciler) look(ctx context.Context, from source, block *v1alpha1.IPBlock) (Facts, error) {
 	f := Facts{
 		Deleted:   !block.DeletionTimestamp.IsZero(),
 		Finalizer: controllerutil.ContainsFinalizer(block, v1alpha1.FinalizerIPBlock),
 		Grace:     r.grace,
+	}
+	var reader client.Reader = r.client
+	if from == live {
+		reader = r.live
 	}
 	pods, err := network.PodsOf(ctx, r.client, block.Spec.Network)
 	if err != nil {
@@ -104,33 +119,52 @@ func (r *reconciler) look(ctx context.Context, reader client.Reader, block *v1al
 	if client.IgnoreNotFound(err) != nil {
 		return f, fmt.Errorf("reading Node %q: %w", block.Spec.NodeName, err)
 	}
-	if err == nil && node.UID == block.Spec.NodeUID {
+	there := err == nil && node.UID == block.Spec.NodeUID
+	f.NodeGone, f.Fenced = !there, there && Fenced(&node)
+	if there && !f.Fenced {
 		delete(r.watching, block.Name)
+		return f, nil
+	}
+	if from == live {
+		if pods, err = r.podsOn(ctx, block); err != nil {
+			return f, err
+		}
+	}
+	if f.Fenced {
+		f.InUse = InUse(block, pods, nil, time.Time{}) // what its agent held is over
 		return f, nil
 	}
 	var nodeNetwork v1alpha1.NodeNetwork
 	if err := r.client.Get(ctx, client.ObjectKey{Name: block.Spec.NodeName}, &nodeNetwork); client.IgnoreNotFound(err) != nil {
 		return f, fmt.Errorf("reading NodeNetwork %q: %w", block.Spec.NodeName, err)
 	}
-	f.NodeGone = true
-	f.GoneFor, f.QuietFor = r.sight(block, InUse(block, pods, &nodeNetwork, node.CreationTimestamp.Time))
+	f.InUse = InUse(block, pods, &nodeNetwork, node.CreationTimestamp.Time)
+	f.QuietFor = r.sight(block, f.InUse)
 	return f, nil
 }
 
-// sight notes that a block's Node is gone, and tells for how long that has been so.
-func (r *reconciler) sight(block *v1alpha1.IPBlock, inUse bool) (gone, quiet time.Duration) {
+// podsOn lists the living pods of a block's node and network, from the API server.
+func (r *reconciler) podsOn(ctx context.Context, block *v1alpha1.IPBlock) ([]corev1.Pod, error) {
+	var pods corev1.PodList
+	if err := r.live.List(ctx, &pods, client.MatchingFields{"spec.nodeName": block.Spec.NodeName}); err != nil {
+		return nil, fmt.Errorf("listing the pods of Node %q: %w", block.Spec.NodeName, err)
+	}
+	return slices.DeleteFunc(pods.Items, func(pod corev1.Pod) bool {
+		_, asks := network.Demand(&pod)[block.Spec.Network]
+		return !asks
+	}), nil
+}
+
+// sight notes that a block's Node is gone, and tells for how long that has been
+// so and nothing could use the block.
+func (r *reconciler) sight(block *v1alpha1.IPBlock, inUse bool) time.Duration {
 	now := r.clock.Now()
 	s := r.watching[block.Name]
-	if s.uid != block.UID {
-		s = sighting{uid: block.UID, gone: now}
+	if s.uid != block.UID || inUse {
+		s = sighting{uid: block.UID, quiet: now}
+		r.watching[block.Name] = s
 	}
-	if inUse {
-		s.quiet = now
-	} else if s.quiet.IsZero() {
-		s.quiet = s.gone
-	}
-	r.watching[block.Name] = s
-	return now.Sub(s.gone), now.Sub(s.quiet)
+	return now.Sub(s.quiet)
 }
 
 func networkState(ctx context.Context, reader client.Reader, block *v1alpha1.IPBlock, pods []corev1.Pod) (NetworkState, error) {
@@ -148,23 +182,29 @@ func networkState(ctx context.Context, reader client.Reader, block *v1alpha1.IPB
 }
 
 func (r *reconciler) remove(ctx context.Context, block *v1alpha1.IPBlock, f Facts) error {
-	if err := r.client.Delete(ctx, block, client.Preconditions{UID: &block.UID}); err != nil {
+	// The version, because the node's agent may have adopted the block.
+	if err := r.client.Delete(ctx, block, client.Preconditions{UID: &block.UID, ResourceVersion: &block.ResourceVersion}); err != nil {
 		return fmt.Errorf("deleting IPBlock %q: %w", block.Name, err)
 	}
 	log.FromContext(ctx).V(2).Info("Deleted an IPBlock", "network", block.Spec.Network, "node", block.Spec.NodeName,
-		"nodeGone", f.NodeGone, "networkUnknown", f.Network == NetworkUnknown, "networkTerminating", f.Network == NetworkTerminating)
+		"nodeGone", f.NodeGone, "nodeFenced", f.Fenced, "networkUnknown", f.Network == NetworkUnknown, "networkTerminating", f.Network == NetworkTerminating)
 	return nil
 }
 
-func (r *reconciler) release(ctx context.Context, block *v1alpha1.IPBlock) error {
+func (r *reconciler) release(ctx context.Context, block *v1alpha1.IPBlock, f Facts) error {
 	before := block.DeepCopy()
 	controllerutil.RemoveFinalizer(block, v1alpha1.FinalizerIPBlock)
 	if err := r.client.Patch(ctx, block, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})); err != nil {
 		return fmt.Errorf("releasing IPBlock %q: %w", block.Name, err)
 	}
 	delete(r.watching, block.Name)
-	log.FromContext(ctx).V(2).Info("Released an IPBlock of a Node that is gone", "network", block.Spec.Network, "node", block.Spec.NodeName)
+	state := "gone"
+	if f.Fenced {
+		state = "out of service"
+	}
+	log.FromContext(ctx).V(2).Info("Released an IPBlock in the stead of its node's agent", "network", block.Spec.Network,
+		"node", block.Spec.NodeName, "nodeFenced", f.Fenced)
 	r.recorder.Eventf(block, nil, corev1.EventTypeNormal, v1alpha1.EventBlockReleased, actionCleanUp,
-		"Node %s is gone: its addresses are free again", block.Spec.NodeName)
+		"Node %s is %s: its addresses are free again", block.Spec.NodeName, state)
 	return nil
 }

@@ -51,10 +51,21 @@ func TestIPBlockIsClaimedOnce(t *testing.T) {
 	tryCreate(t, block("data.10.20.0.64-26", func(s *v1alpha1.IPBlockSpec) { s.NodeName = "worker2" }), "already exists")
 }
 
-func TestIPBlockSpecIsImmutable(t *testing.T) {
-	const name = "data.10.20.0.64-26"
-	tryUpdate(t, block(name, nil), block(name, func(s *v1alpha1.IPBlockSpec) { s.NodeName = "worker2" }),
-		"spec is immutable: delete the block to release it")
+func TestOnlyTheNodeUIDOfAnIPBlockMayChange(t *testing.T) {
+	const name, immutable = "data.10.20.0.64-26", "spec is immutable but for nodeUID: delete the block to release it"
+	tests := map[string]struct {
+		edit func(*v1alpha1.IPBlockSpec)
+		want string
+	}{
+		"node UID":    {func(s *v1alpha1.IPBlockSpec) { s.NodeUID = "u3" }, ""},
+		"node":        {func(s *v1alpha1.IPBlockSpec) { s.NodeName = "worker2" }, immutable},
+		"network UID": {func(s *v1alpha1.IPBlockSpec) { s.NetworkUID = "u3" }, immutable},
+		"network":     {func(s *v1alpha1.IPBlockSpec) { s.Network = "management" }, immutable},
+		"CIDR":        {func(s *v1alpha1.IPBlockSpec) { s.CIDR = "10.20.0.128/26" }, immutable},
+	}
+	for what, tt := range tests {
+		t.Run(what, func(t *testing.T) { tryUpdate(t, block(name, nil), block(name, tt.edit), tt.want) })
+	}
 }
 
 func TestIPBlockFinalizerMayChange(t *testing.T) {

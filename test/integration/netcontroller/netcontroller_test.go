@@ -42,6 +42,7 @@ func TestController(t *testing.T) {
 	t.Run("AgentReady follows the agent's pod and the Node", func(t *testing.T) { testAgentReady(t, c) })
 	t.Run("node labels follow the NICs", func(t *testing.T) { testLabels(t, c) })
 	t.Run("blocks of a Node that is gone are freed", func(t *testing.T) { testNodeGone(t, c) })
+	t.Run("blocks of a fenced Node are freed with its pods", func(t *testing.T) { testFenced(t, c) })
 	t.Run("blocks of an unknown Network are asked back from a living node", func(t *testing.T) { testUnknownNetwork(t, c) })
 }
 
