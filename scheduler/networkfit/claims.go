@@ -4,6 +4,7 @@
 package networkfit
 
 import (
+	"iter"
 	"maps"
 	"net/netip"
 	"slices"
@@ -117,8 +118,8 @@ type need struct {
 	counted func(types.UID) bool
 	// shown tells whether the informer shows a block.
 	shown func(name string) bool
-	// existing are the blocks that the informer shows; called at most once.
-	existing func() map[netip.Prefix]bool
+	// unclaimed are the blocks that the informer does not show, best first.
+	unclaimed iter.Seq[netip.Prefix]
 }
 
 // shows notes that the informer shows a block. The informer's store calls it
@@ -158,10 +159,9 @@ func (c *claims) reserve(n *need) bool {
 	if lack <= 0 {
 		return true
 	}
-	existing := n.existing()
-	for prefix := range n.network.plan.Candidates(n.node.Name) {
+	for prefix := range n.unclaimed {
 		size := n.network.plan.Capacity(prefix)
-		if size == 0 || existing[prefix] || !p.free(prefix) {
+		if size == 0 || !p.free(prefix) {
 			continue
 		}
 		p.add(newClaim(n, prefix))
@@ -277,16 +277,16 @@ func (c *claims) created(on *claim) {
 	on.created = c.now()
 }
 
-// replace chooses another block for a claim whose own another node has. It is
-// false if none is left that serves as many pods.
-func (c *claims) replace(on *claim, existing map[netip.Prefix]bool) bool {
+// replace chooses another of the unclaimed blocks for a claim whose own another
+// node has. It is false if none is left that serves as many pods.
+func (c *claims) replace(on *claim, unclaimed iter.Seq[netip.Prefix]) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	p := c.pool(on.network.UID)
 	p.taken[on.prefix] = taken{on.name, c.now()}
 	size := on.network.plan.Capacity(on.prefix)
-	for prefix := range on.network.plan.Candidates(on.node.Name) {
-		if on.network.plan.Capacity(prefix) < size || existing[prefix] || !p.free(prefix) {
+	for prefix := range unclaimed {
+		if on.network.plan.Capacity(prefix) < size || !p.free(prefix) {
 			continue
 		}
 		p.forget(on)

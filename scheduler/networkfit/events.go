@@ -131,6 +131,7 @@ func (pl *NetworkFit) afterIPBlockDeleted(logger klog.Logger, pod *v1.Pod, oldOb
 	if err != nil {
 		return fwk.Queue, err
 	}
+	pl.sources.changed(deleted) // an informer that listed anew has not said so, see inventories
 	gained := pl.asksFor(pod, deleted.networkName()) && pl.isTight(deleted.networkName())
 	return hint(logger, gained, pod, "IPBlock", deleted.name), nil
 }

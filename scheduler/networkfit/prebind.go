@@ -90,7 +90,7 @@ func (pl *NetworkFit) realise(ctx context.Context, on *claim) error {
 			pl.sources.claims.created(on)
 			klog.FromContext(ctx).V(2).Info("Claimed a block on demand", "network", block.Spec.Network, "block", block.Spec.CIDR, "node", block.Spec.NodeName)
 			return nil
-		case !pl.sources.claims.replace(on, pl.sources.existing(on.network.Name)):
+		case !pl.sources.claims.replace(on, pl.sources.unclaimed(on.network, on.node.Name)):
 			return errors.New("every block that is large enough is claimed by a node")
 		}
 	}

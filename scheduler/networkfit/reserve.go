@@ -6,7 +6,6 @@ package networkfit
 import (
 	"context"
 	"fmt"
-	"net/netip"
 	"sync"
 
 	v1 "k8s.io/api/core/v1"
@@ -41,7 +40,7 @@ func (pl *NetworkFit) claimable(w *want, node string, have capacity.Supply, used
 	left := w.unclaimed
 	left.once.Do(func() {
 		left.onTheWay = pl.sources.claims.onTheWay(w.network, pl.sources.shown)
-		left.addresses = pl.sources.unclaimed(w.network)
+		left.addresses = pl.sources.claimable(w.network)
 	})
 	return int64(used+w.demand-have.Addresses-left.onTheWay[node]) <= max(0, left.addresses)
 }
@@ -102,51 +101,13 @@ func (pl *NetworkFit) needOf(w *want, pod *v1.Pod, info fwk.NodeInfo) *need {
 		used.AddHeld(offer.held, func(uid types.UID) bool { return there[uid] || pl.sources.podExists(uid) })
 	}
 	return &need{
-		network:  w.network,
-		node:     host,
-		pod:      pod.UID,
-		demand:   w.demand,
-		lack:     used.Of(w.Name) + w.demand - pl.sources.supply(host.Name, host.UID, w.network).Addresses,
-		counted:  func(uid types.UID) bool { return there[uid] || !pl.sources.podExists(uid) },
-		shown:    pl.sources.shown,
-		existing: func() map[netip.Prefix]bool { return pl.sources.existing(w.Name) },
+		network:   w.network,
+		node:      host,
+		pod:       pod.UID,
+		demand:    w.demand,
+		lack:      used.Of(w.Name) + w.demand - pl.sources.supply(host.Name, host.UID, w.network).Addresses,
+		counted:   func(uid types.UID) bool { return there[uid] || !pl.sources.podExists(uid) },
+		shown:     pl.sources.shown,
+		unclaimed: pl.sources.unclaimed(w.network, host.Name),
 	}
-}
-
-// shown tells whether a block of this name exists, whoever's it is.
-func (s *Sources) shown(name string) bool {
-	_, exists, err := s.blocks.GetByKey(name)
-	return exists && err == nil
-}
-
-// existing are the blocks of a network by name: those of an earlier Network and
-// those that are being given back have their names still.
-func (s *Sources) existing(network string) map[netip.Prefix]bool {
-	blocks, err := s.blocks.ByIndex(indexBlocksByNetwork, network)
-	if err != nil {
-		return nil // the index exists since NewSources
-	}
-	out := make(map[netip.Prefix]bool, len(blocks))
-	for _, obj := range blocks {
-		if b, ok := obj.(*block); ok {
-			out[b.cidr] = true
-		}
-	}
-	return out
-}
-
-// unclaimed counts the addresses of blocks that can be claimed now.
-func (s *Sources) unclaimed(net *network) int64 {
-	promised := s.claims.promised(net.UID, s.shown) // first: what it drops the informer shows
-	existing := s.existing(net.Name)
-	for _, prefix := range promised {
-		existing[prefix] = true
-	}
-	left := net.plan.TotalCapacity()
-	for prefix := range existing {
-		if net.plan.CheckBlock(prefix) == nil {
-			left -= int64(net.plan.Capacity(prefix))
-		}
-	}
-	return left
 }

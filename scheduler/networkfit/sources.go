@@ -23,7 +23,6 @@ import (
 // informers, hence the prefix.
 const (
 	indexBlocksByNode     = "netplane.io/node"
-	indexBlocksByNetwork  = "netplane.io/network"
 	indexNICs             = "netplane.io/nics"
 	indexNodes            = "netplane.io/changed" // empty, see views
 	indexPodsByUID        = "netplane.io/uid"
@@ -48,7 +47,9 @@ type Sources struct {
 	pods       cache.Indexer // *v1.Pod that are neither Succeeded nor Failed
 	demands    *demands
 	views      *views
-	claims     claims
+	// Of Tight networks: which blocks exist, and which are on their way.
+	inventories inventories
+	claims      claims
 }
 
 // NewSources prepares the informers: it makes them hand out typed objects and
@@ -91,28 +92,51 @@ func (s *Sources) nodeIndexers() cache.Indexers {
 }
 
 func (s *Sources) blockIndexers() cache.Indexers {
-	return cache.Indexers{indexBlocksByNode: s.changedBlock, indexBlocksByNetwork: blockNetwork}
+	return cache.Indexers{indexBlocksByNode: s.changedBlock}
 }
 
 func (s *Sources) podIndexers() cache.Indexers {
 	return cache.Indexers{indexPodsByUID: s.podUID, indexWaitingByNetwork: s.waitsFor}
 }
 
-// staleness makes views stale whose node has lost an object while its informer
-// was listing anew, see views.
+// staleness makes stale what is remembered of objects that were lost, or changed
+// hands, while their informer was listing anew, see views.
 func (s *Sources) staleness() cache.ResourceEventHandler {
-	lost := func(obj any) {
-		if unknown, ok := obj.(cache.DeletedFinalStateUnknown); ok {
-			obj = unknown.Obj
-		}
-		switch o := obj.(type) {
-		case *node:
-			s.views.changed(o.name)
-		case *block:
-			s.views.changed(o.nodeName())
-		}
+	return cache.ResourceEventHandlerFuncs{
+		UpdateFunc: func(before, after any) {
+			switch now := after.(type) {
+			case *block:
+				if was, ok := before.(*block); ok && was.node != now.node {
+					s.changed(was)
+				}
+			case *network:
+				if !now.tight {
+					s.inventories.forget(now.Name)
+				}
+			}
+		},
+		DeleteFunc: func(obj any) {
+			if unknown, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+				obj = unknown.Obj
+			}
+			s.changed(obj)
+			if net, ok := obj.(*network); ok {
+				s.inventories.forget(net.Name)
+			}
+		},
 	}
-	return cache.ResourceEventHandlerFuncs{UpdateFunc: func(before, _ any) { lost(before) }, DeleteFunc: lost}
+}
+
+// changed makes stale what is remembered of an object's node, and of its
+// network's blocks.
+func (s *Sources) changed(obj any) {
+	switch o := obj.(type) {
+	case *node:
+		s.views.changed(o.name)
+	case *block:
+		s.views.changed(o.nodeName())
+		s.inventories.note(o)
+	}
 }
 
 // The resources that the plugin watches.
@@ -193,19 +217,13 @@ func toNamespace(obj any) (any, error) {
 // changedBlock indexes blocks by the node that holds them, and tells those who
 // wait for it.
 func (s *Sources) changedBlock(obj any) ([]string, error) {
-	if block, ok := obj.(*v1alpha1.IPBlock); ok {
-		s.claims.shows(block.Name)
-	}
-	return s.views.changedBlock(obj)
-}
-
-// blockNetwork indexes blocks by the name of their network.
-func blockNetwork(obj any) ([]string, error) {
 	b, ok := obj.(*block)
 	if !ok {
 		return nil, nil
 	}
-	return []string{b.networkName()}, nil
+	s.claims.shows(b.name)
+	s.changed(b)
+	return []string{b.nodeName()}, nil
 }
 
 // podUID indexes the pods that an agent may hold addresses for.

@@ -20,7 +20,7 @@ import (
 //
 // A view is good for one version of its node. The version rises with each
 // change of the node's NodeNetwork and of the blocks that name the node. It is
-// the index functions that raise it (changedNode, changedBlock): a store calls
+// the index functions that raise it (changedNode, Sources.changedBlock): a store calls
 // them for the old and for the new object, while it holds its lock, so whoever
 // sees the change in the store sees the new version, too, and no handler that
 // might lag is needed. With one exception: when an informer lists anew it
@@ -68,16 +68,6 @@ func (v *views) changedNode(obj any) ([]string, error) {
 		v.changed(n.name)
 	}
 	return nil, nil
-}
-
-// changedBlock indexes blocks by the node that holds them.
-func (v *views) changedBlock(obj any) ([]string, error) {
-	b, ok := obj.(*block)
-	if !ok {
-		return nil, nil
-	}
-	v.changed(b.nodeName())
-	return []string{b.nodeName()}, nil
 }
 
 // view is one version of a node as the plugin sees it.
