@@ -33,6 +33,7 @@ import (
 const (
 	DefaultIdleGrace   = 5 * time.Minute
 	DefaultScarceGrace = 30 * time.Second
+	DefaultUnusedGrace = time.Minute
 	DefaultDrainGrace  = 10 * time.Second
 )
 
@@ -50,9 +51,13 @@ type ClaimerConfig struct {
 	// IdleGrace passes before a block that nobody needs is given back.
 	IdleGrace time.Duration
 	// ScarceGrace is IdleGrace for Networks that are Tight or without an
-	// unclaimed block. It is also how long a block that the scheduler has created
-	// waits for its pod to be bound.
+	// unclaimed block.
 	ScarceGrace time.Duration
+	// UnusedGrace is ScarceGrace, if that is not longer, for the blocks of a Tight
+	// Network in which no address was in use yet. The scheduler has created such
+	// a block for a pod that it is about to bind. Where it places a thousand at once
+	// that takes a while: it counts on the block for a minute.
+	UnusedGrace time.Duration
 	// DrainGrace passes before an empty block that is being deleted goes.
 	DrainGrace time.Duration
 }
@@ -99,6 +104,7 @@ func NewClaimer(cfg ClaimerConfig, deps ClaimerDeps) *Claimer {
 		graces: graces{
 			idle:   orDefault(cfg.IdleGrace, DefaultIdleGrace),
 			scarce: orDefault(cfg.ScarceGrace, DefaultScarceGrace),
+			unused: orDefault(cfg.UnusedGrace, DefaultUnusedGrace),
 			drain:  orDefault(cfg.DrainGrace, DefaultDrainGrace),
 		},
 		client:   deps.Client,

@@ -23,6 +23,7 @@ func watermark(blockSize int) int { return max(1, min(maxWatermark, blockSize/4)
 type graces struct {
 	idle   time.Duration // before a block that nobody needs is given back
 	scarce time.Duration // the same where other nodes find no block
+	unused time.Duration // the same, at least, for one that the scheduler has just created
 	drain  time.Duration // before an empty block that is being deleted goes
 }
 
@@ -32,6 +33,7 @@ type heldBlock struct {
 	capacity  int
 	leased    int
 	open      bool      // hands out addresses
+	used      bool      // had a lease at some time
 	orphan    bool      // its Network is gone
 	deleted   time.Time // when its deletionTimestamp was first seen, or zero
 	idleSince time.Time
@@ -159,7 +161,11 @@ func (d *decision) giveSpare(s *situation, held, free int) {
 		if rest < spare {
 			continue
 		}
-		if d.wait(grace - s.now.Sub(b.idleSince)) {
+		least := grace
+		if s.tight && !s.ending && !b.used {
+			least = max(grace, s.graces.unused)
+		}
+		if d.wait(least - s.now.Sub(b.idleSince)) {
 			continue
 		}
 		held, free = held-1, rest

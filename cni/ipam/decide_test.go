@@ -28,7 +28,11 @@ func noon() time.Time { return time.Date(2026, 9, 1, 12, 0, 0, 0, time.UTC) }
 func ago(d time.Duration) time.Time { return noon().Add(-d) }
 
 func open(n byte, leased int, idle time.Duration) heldBlock {
-	return heldBlock{prefix: nth(n), capacity: 7, leased: leased, open: true, idleSince: ago(idle)}
+	return heldBlock{prefix: nth(n), capacity: 7, leased: leased, open: true, used: true, idleSince: ago(idle)}
+}
+
+func unused(n byte, since time.Duration) heldBlock {
+	return heldBlock{prefix: nth(n), capacity: 7, open: true, idleSince: ago(since)}
 }
 
 func deleted(n byte, leased int, since time.Duration) heldBlock {
@@ -41,7 +45,7 @@ func checkDecisions(t *testing.T, tests []decideTest) {
 		test := &tests[i]
 		t.Run(test.name, func(t *testing.T) {
 			test.s.now, test.s.watermark = noon(), watermark(8)
-			test.s.graces = graces{idle: DefaultIdleGrace, scarce: DefaultScarceGrace, drain: DefaultDrainGrace}
+			test.s.graces = graces{idle: DefaultIdleGrace, scarce: DefaultScarceGrace, unused: DefaultUnusedGrace, drain: DefaultDrainGrace}
 			if diff := cmp.Diff(test.want, decide(&test.s), cmp.AllowUnexported(decision{}), compareAddresses); diff != "" {
 				t.Errorf("decision (-want +got):\n%s", diff)
 			}
@@ -129,6 +133,16 @@ func TestDecideOfATightNetwork(t *testing.T) {
 		{
 			name: "nothing is claimed ahead",
 			s:    situation{claimable: true, backed: true, tight: true, scarce: true},
+		},
+		{
+			name: "a block that was never used waits longer for the pod that it was created for",
+			s:    situation{claimable: true, backed: true, tight: true, scarce: true, blocks: []heldBlock{open(1, 0, 40*time.Second), unused(2, 40*time.Second)}},
+			want: decision{giveBack: []netip.Prefix{nth(1)}, again: 20 * time.Second},
+		},
+		{
+			name: "a block that was never used does not wait for ever",
+			s:    situation{claimable: true, backed: true, tight: true, scarce: true, blocks: []heldBlock{unused(1, time.Minute)}},
+			want: decision{giveBack: []netip.Prefix{nth(1)}},
 		},
 		{
 			name: "a pod that is bound uses the last address of a block",

@@ -397,3 +397,17 @@ func TestWatchersHearOfEveryChange(t *testing.T) {
 	// blocks came; the lease; the repeated ADD; the release.
 	expectEqual(t, "calls", []string{"data false", "data false", "data false", "data false"}, got)
 }
+
+func TestABlockCountsAsUsedFromItsFirstLeaseOn(t *testing.T) {
+	f := newFixture(t)
+	f.hold("data", "uid-data", "10.20.0.8/29")
+	used := func() bool { return f.Usage("data").Blocks[0].Used }
+	expectEqual(t, "used before", false, used())
+	f.mustReserve(ask("a", "data"))
+	f.mustRelease("sandbox-a")
+	expectEqual(t, "used after the lease has ended", true, used())
+	f.mustReserve(ask("b", "data"))
+	f.crash(func(Lease) bool { return true })
+	f.hold("data", "uid-data", "10.20.0.8/29")
+	expectEqual(t, "used after a restart with a lease", true, used())
+}

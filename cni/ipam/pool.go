@@ -44,6 +44,7 @@ type block struct {
 	sealed    bool // closed for good by the claimer, which is about to let it go
 	free      []freeAddr
 	leased    int
+	used      bool      // had a lease at some time
 	idleSince time.Time // when leased became 0, or the block came
 	closed    time.Time // when the block was first seen closed
 }
@@ -122,6 +123,7 @@ func (p *pool) addBlock(next Block, now time.Time) {
 	for _, lease := range p.leases {
 		if lease.keeps(next.Prefix) {
 			b.leased++
+			b.used = true
 		}
 	}
 	b.noteClosed(now)
@@ -214,6 +216,7 @@ func (p *pool) attach(lease *Lease) {
 	for prefix, b := range p.blocks {
 		if lease.keeps(prefix) {
 			b.leased++
+			b.used = true
 		}
 	}
 }

@@ -22,6 +22,8 @@ type BlockUsage struct {
 	Open bool
 	// Leased and Free count its addresses.
 	Leased, Free int
+	// Used tells that it had a lease since this agent has known it.
+	Used bool
 	// IdleSince is when the last lease in it ended, or when it was first seen.
 	IdleSince time.Time
 	// ClosedSince is when it was first seen closed, or zero.
@@ -47,7 +49,7 @@ func (m *Manager) Usage(network string) Usage {
 	}
 	for _, b := range p.blocks {
 		out.Blocks = append(out.Blocks, BlockUsage{
-			Block: b.Block, Open: b.open(), Leased: b.leased, Free: len(b.free),
+			Block: b.Block, Open: b.open(), Leased: b.leased, Used: b.used, Free: len(b.free),
 			IdleSince: b.idleSince, ClosedSince: b.closed,
 		})
 	}

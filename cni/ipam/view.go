@@ -226,7 +226,7 @@ func (v *view) situation(usage *Usage, g graces, now time.Time) *situation {
 		if block == nil {
 			continue
 		}
-		held := heldBlock{prefix: u.Prefix, leased: u.Leased, open: u.Open, orphan: v.orphan(block), idleSince: u.IdleSince}
+		held := heldBlock{prefix: u.Prefix, leased: u.Leased, open: u.Open, used: u.Used, orphan: v.orphan(block), idleSince: u.IdleSince}
 		if v.plan != nil && u.Open {
 			held.capacity = v.plan.Capacity(u.Prefix)
 		}

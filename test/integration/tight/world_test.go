@@ -124,7 +124,7 @@ func (w *world) agent(node string) *ipam.Manager {
 	w.must(err)
 	manager := ipam.New(ipam.Config{JournalPath: filepath.Join(w.t.TempDir(), "addresses.journal"), Wait: ipam.DefaultWait})
 	claimer := ipam.NewClaimer(
-		ipam.ClaimerConfig{NodeName: node, ScarceGrace: 2 * time.Second, DrainGrace: 100 * time.Millisecond},
+		ipam.ClaimerConfig{NodeName: node, ScarceGrace: 2 * time.Second, UnusedGrace: 2 * time.Second, DrainGrace: 100 * time.Millisecond},
 		ipam.ClaimerDeps{Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Manager: manager})
 	w.must(claimer.SetupWithManager(mgr), manager.Replay(func(ipam.Lease) bool { return true }))
 	ctx, cancel := context.WithCancel(context.Background())
