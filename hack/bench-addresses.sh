@@ -4,7 +4,7 @@
 
 # Measures netplane's address management; test/benchaddresses/README.md says what and how to read it.
 #
-#   ALLOCS=20000 NODES=5000 hack/bench-addresses.sh [alloc|claims]...
+#   ALLOCS=20000 NODES=5000 PODS=1000 hack/bench-addresses.sh [alloc|writes|claims|memory]...
 set -o errexit -o nounset -o pipefail
 # shellcheck source=hack/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -42,7 +42,7 @@ measure() {
 	grep -q '^bench ' "$report" || die "$1 was skipped (see $log)"
 }
 
-all=(alloc claims)
+all=(alloc writes claims memory)
 wanted=("$@")
 ((${#wanted[@]})) || wanted=("${all[@]}")
 for name in "${wanted[@]}"; do

@@ -78,7 +78,11 @@ type held struct {
 	pods    *livingPods
 }
 
-func (h held) Held() []v1alpha1.HeldAddresses { return h.manager.Held(h.pods.Has) }
+func (h held) Held() []v1alpha1.HeldAddresses {
+	counts, done := h.pods.round()
+	defer done()
+	return h.manager.Held(counts)
+}
 
 // serviceCIDRs gives the ranges of ClusterIPs: those of the flag, or else
 // those of the cluster's ServiceCIDRs (KEP-1880).

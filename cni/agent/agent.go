@@ -107,7 +107,7 @@ func (a *agent) makeParts(opts *options) (err error) {
 	a.collector = &ipam.Collector{Manager: a.addresses}
 	a.reporter = report.New(a.mgr.GetClient(), a.mgr.GetClient())
 	// What changes held addresses: leases, and pods that come and go.
-	a.held = held{manager: a.addresses, pods: newLivingPods(func() { a.inventory.NotifyHeld() })}
+	a.held = held{manager: a.addresses, pods: newLivingPods(clock.RealClock{}, func() { a.inventory.NotifyHeld() })}
 	a.inventory, err = inventory.New(
 		inventory.Config{NodeName: opts.nodeName, MapFile: opts.mapFile},
 		inventory.Deps{Links: a.devices, Bridges: a.links, Held: a.held, Client: a.mgr.GetClient(), Clock: clock.RealClock{}})
@@ -198,6 +198,7 @@ func (a *agent) run(ctx context.Context) error {
 	}
 	logger.Info("Published the node's inventory", "physicalNetworks", len(a.inventory.Current().PhysicalNetworks()))
 
+	a.held.pods.serve()
 	group, ctx := errgroup.WithContext(ctx)
 	for _, part := range []struct {
 		name string

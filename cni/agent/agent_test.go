@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/pflag"
@@ -19,6 +20,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	toolscache "k8s.io/client-go/tools/cache"
+	testingclock "k8s.io/utils/clock/testing"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
@@ -129,7 +131,7 @@ func TestCachesKeepOnlyWhatIsRead(t *testing.T) {
 
 func TestLivingPodsAreThoseThatTheSchedulerCounts(t *testing.T) {
 	changes := 0
-	l := newLivingPods(func() { changes++ })
+	l := newLivingPods(testingclock.NewFakeClock(time.Now()), func() { changes++ })
 	for _, step := range []struct {
 		name        string
 		do          func()
@@ -146,13 +148,43 @@ func TestLivingPodsAreThoseThatTheSchedulerCounts(t *testing.T) {
 		{"something else", func() { l.set("no pod", true) }, false, 4},
 	} {
 		step.do()
-		if got := l.Has("u1"); got != step.alive {
+		if got := l.counts("u1"); got != step.alive {
 			t.Errorf("%s: alive %t, want %t", step.name, got, step.alive)
 		}
 		if changes != step.wantChanges {
 			t.Errorf("%s: %d changes told, want %d", step.name, changes, step.wantChanges)
 		}
 	}
+}
+
+// kubelet hears of a pod by a watch of its own.
+func TestAPodThatIsStartedBeforeTheWatchTellsOfItHoldsNothing(t *testing.T) {
+	now, changes := testingclock.NewFakeClock(time.Now()), 0
+	l := newLivingPods(now, func() { changes++ })
+	expect := func(when string, want bool, wantChanges int) {
+		t.Helper()
+		counts, done := l.round()
+		defer done()
+		if got := counts("u1"); got != want || changes != wantChanges {
+			t.Errorf("%s: counts %t after %d changes, want %t after %d", when, got, changes, want, wantChanges)
+		}
+	}
+	expect("an address of the last agent's time", false, 0)
+	l.serve()
+	expect("that pod, later", false, 0)
+	forget := func() { _, done := l.round(); done() }
+	forget()
+	expect("a pod that the watch has not told of", true, 0)
+	now.Step(podLag - time.Millisecond)
+	expect("the same, shortly after", true, 0)
+	now.Step(time.Millisecond)
+	expect("the same, after the lag", false, 1)
+	l.set(testPod(corev1.PodRunning), true)
+	expect("the same, when it came after all", true, 2)
+	l.set(testPod(corev1.PodRunning), false)
+	expect("a pod that was deleted", false, 3)
+	now.Step(podLag)
+	expect("the same, later", false, 3)
 }
 
 func TestAdaptersReadTheCaches(t *testing.T) {

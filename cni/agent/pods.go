@@ -6,24 +6,38 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	toolscache "k8s.io/client-go/tools/cache"
+	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 )
+
+// podLag is how long a pod that kubelet starts may take through the watch.
+// Without it, every pod that is started at once would cost two writes of the
+// NodeNetwork: its address held, and not held.
+const podLag = 3 * time.Second
 
 // livingPods knows the pods that the scheduler counts on this node: those that
 // exist and have not ended. An address of any other pod is held.
 type livingPods struct {
-	mu      sync.Mutex
-	alive   map[types.UID]struct{}
+	clock   clock.WithDelayedExecution
 	changed func()
+
+	mu    sync.Mutex
+	alive map[types.UID]struct{}
+	// absent are the pods with addresses that are not alive: until when they may
+	// come, or zero if they are gone.
+	absent  map[types.UID]time.Time
+	serving bool
 }
 
-func newLivingPods(changed func()) *livingPods {
-	return &livingPods{alive: map[types.UID]struct{}{}, changed: changed}
+func newLivingPods(c clock.WithDelayedExecution, changed func()) *livingPods {
+	return &livingPods{clock: c, changed: changed, alive: map[types.UID]struct{}{}, absent: map[types.UID]time.Time{}}
 }
 
 // follow learns from the cache of this node's pods; synced says that it has
@@ -59,8 +73,10 @@ func (l *livingPods) set(obj any, exists bool) {
 	_, before := l.alive[pod.UID]
 	if alive {
 		l.alive[pod.UID] = struct{}{}
+		delete(l.absent, pod.UID)
 	} else {
 		delete(l.alive, pod.UID)
+		l.absent[pod.UID] = time.Time{}
 	}
 	l.mu.Unlock()
 	if before != alive {
@@ -68,10 +84,45 @@ func (l *livingPods) set(obj any, exists bool) {
 	}
 }
 
-// Has says whether the pod lives.
-func (l *livingPods) Has(uid types.UID) bool {
+// serve says that from now on pods may start of which the watch has not told.
+func (l *livingPods) serve() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	_, ok := l.alive[uid]
-	return ok
+	l.serving = true
+}
+
+// round returns what says whether a pod lives, or may have been started a
+// moment ago. done ends the round, in which the pods of all leases were asked
+// about; the others are forgotten.
+func (l *livingPods) round() (counts func(types.UID) bool, done func()) {
+	asked := map[types.UID]struct{}{}
+	counts = func(uid types.UID) bool {
+		asked[uid] = struct{}{}
+		return l.counts(uid)
+	}
+	return counts, func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		maps.DeleteFunc(l.absent, func(uid types.UID, _ time.Time) bool {
+			_, ok := asked[uid]
+			return !ok
+		})
+	}
+}
+
+func (l *livingPods) counts(uid types.UID) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if _, ok := l.alive[uid]; ok {
+		return true
+	}
+	until, known := l.absent[uid]
+	if !known {
+		if l.serving {
+			until = l.clock.Now().Add(podLag)
+			l.clock.AfterFunc(podLag, l.changed)
+		}
+		l.absent[uid] = until
+	}
+	return l.clock.Now().Before(until)
 }
