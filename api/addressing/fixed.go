@@ -44,6 +44,38 @@ func (p *Plan) CheckFixed(addr netip.Addr) error {
 	return nil
 }
 
+// FixedOf is the one principal address that a pod's list of addresses stands
+// for, invalid for an empty list; the error says why no pod may have it. Of a
+// dual-stack network the list must name the IPv4 address.
+func (p *Plan) FixedOf(ips []string) (netip.Addr, error) {
+	if len(ips) == 0 {
+		if !p.static.IsValid() {
+			return netip.Addr{}, fmt.Errorf("network %q has no staticRange, from which fixed addresses come", p.network)
+		}
+		return netip.Addr{}, nil
+	}
+	var fixed netip.Addr
+	for i, text := range ips {
+		addr, err := netip.ParseAddr(text)
+		if err != nil {
+			return netip.Addr{}, fmt.Errorf("ips: %q is no IP address such as 10.10.254.5", text)
+		}
+		switch principal := p.Principal(addr); {
+		case i > 0 && principal != fixed:
+			return netip.Addr{}, fmt.Errorf("ips: %s does not follow from the address beside it: leave the IPv6 address out", addr)
+		default:
+			fixed = principal
+		}
+	}
+	if !slices.Contains(ips, fixed.String()) {
+		return netip.Addr{}, fmt.Errorf("ips: write %s, the IPv4 address that %s follows from", fixed, ips[0])
+	}
+	if err := p.CheckFixed(fixed); err != nil {
+		return netip.Addr{}, fmt.Errorf("ips: %w", err)
+	}
+	return fixed, nil
+}
+
 // isReserved tells whether no pod may have addr, or what follows from it.
 func (p *Plan) isReserved(addr netip.Addr) bool {
 	a := p.areaOf(addr)

@@ -52,6 +52,36 @@ func TestCheckFixed(t *testing.T) {
 	}
 }
 
+func TestFixedOf(t *testing.T) {
+	tests := map[string]struct {
+		ips       []string
+		want, err string
+	}{
+		"any":                      {nil, "invalid IP", ""},
+		"one":                      {[]string{"10.10.0.242"}, "10.10.0.242", ""},
+		"both families":            {[]string{"fd00:10::a0a:f2", "10.10.0.242"}, "10.10.0.242", ""},
+		"IPv6 alone":               {[]string{"fd00:10::a0a:f2"}, "", "ips: write 10.10.0.242, the IPv4 address that fd00:10::a0a:f2 follows from"},
+		"IPv6 of another":          {[]string{"10.10.0.242", "fd00:10::a0a:f3"}, "", "ips: fd00:10::a0a:f3 does not follow from the address beside it: leave the IPv6 address out"},
+		"outside the static range": {[]string{"10.10.0.5"}, "", `ips: 10.10.0.5 does not lie in staticRange 10.10.0.240/28 of network "data"`},
+	}
+	plan := fixedPlan(t)
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			got, err := plan.FixedOf(tt.ips)
+			if err == nil && (tt.err != "" || got.String() != tt.want) || err != nil && err.Error() != tt.err {
+				t.Errorf("%s, %v; want %s, %q", got, err, tt.want, tt.err)
+			}
+		})
+	}
+	bare, err := NewPlan("data", &v1alpha1.NetworkSpec{Subnet: "10.10.0.0/24"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := bare.FixedOf(nil); err == nil {
+		t.Error("a network without staticRange gives fixed addresses")
+	}
+}
+
 func TestCheckFixedWithoutStaticRange(t *testing.T) {
 	plan, err := NewPlan("data", &v1alpha1.NetworkSpec{Subnet: "10.10.0.0/24"})
 	if err != nil {

@@ -5,7 +5,9 @@ package ipclaims
 
 import (
 	"testing"
+	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/netplane/netplane/api/podnetworks"
@@ -68,5 +70,42 @@ func TestReclaimPolicyKeepsWhatFollowsAName(t *testing.T) {
 				t.Errorf("%+v: %s, want %s", requests[i], got, want)
 			}
 		}
+	}
+}
+
+func TestTheOldestClaimIsChosen(t *testing.T) {
+	owner := v1alpha1.IPClaimOwner{Kind: v1alpha1.IPClaimOwnerPod, Namespace: "team", Name: "db-0", Interface: "net1"}
+	claim := func(address string, age time.Duration, deleted bool) *v1alpha1.IPClaim {
+		made := metav1.NewTime(time.Unix(1000, 0).Add(-age))
+		c := &v1alpha1.IPClaim{
+			ObjectMeta: metav1.ObjectMeta{Name: "data." + address, CreationTimestamp: made},
+			Spec:       v1alpha1.IPClaimSpec{Network: "data", Address: v1alpha1.IP(address), Owner: owner},
+		}
+		if deleted {
+			c.DeletionTimestamp = &made
+		}
+		return c
+	}
+	young, old, goes, elder := claim("10.10.0.1", time.Minute, false), claim("10.10.0.3", time.Hour, false), claim("10.10.0.4", 2*time.Hour, true), claim("10.10.0.2", time.Hour, false)
+	tests := map[string]struct {
+		claims []*v1alpha1.IPClaim
+		ips    []string
+		want   *v1alpha1.IPClaim
+	}{
+		"none":                                {},
+		"the oldest":                          {claims: []*v1alpha1.IPClaim{young, old}, want: old},
+		"of one second by name":               {claims: []*v1alpha1.IPClaim{young, old, elder}, want: elder},
+		"one that stays":                      {claims: []*v1alpha1.IPClaim{goes, young}, want: young},
+		"one that goes, if there is no other": {claims: []*v1alpha1.IPClaim{goes}, want: goes},
+		"the address that is asked for":       {claims: []*v1alpha1.IPClaim{young, old}, ips: []string{"10.10.0.1"}, want: young},
+		"no address that is asked for":        {claims: []*v1alpha1.IPClaim{young, old}, ips: []string{"10.10.0.9"}},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			request := podnetworks.Request{Name: "data", IfName: "net1", Sticky: true, IPs: tt.ips}
+			if got := Choose(tt.claims, owner, &request); got != tt.want {
+				t.Errorf("chose %+v, want %+v", got, tt.want)
+			}
+		})
 	}
 }

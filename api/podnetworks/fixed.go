@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -72,4 +73,14 @@ func parseIP(text string) (netip.Addr, error) {
 		}
 	}
 	return addr.Unmap(), nil
+}
+
+// sharesFixed tells whether another request of the pod is for the same fixed
+// address: a claim answers both.
+func (r *Request) sharesFixed(other Request) bool {
+	if r.Name != other.Name {
+		return false
+	}
+	return r.IPAMClaimReference != "" && r.IPAMClaimReference == other.IPAMClaimReference ||
+		slices.ContainsFunc(r.IPs, func(ip string) bool { return slices.Contains(other.IPs, ip) })
 }

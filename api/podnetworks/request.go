@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 
 	"sigs.k8s.io/yaml"
@@ -121,6 +122,9 @@ func check(requests []Request) error {
 				return fmt.Errorf("item %d (network %q): ifname %q is already used by item %d", i+1, r.Name, r.IfName, first+1)
 			}
 			taken[r.IfName] = i
+		}
+		if first := slices.IndexFunc(requests[:i], r.sharesFixed); first >= 0 {
+			return fmt.Errorf("item %d (network %q): its fixed address is already asked for by item %d: an address is one interface's", i+1, r.Name, first+1)
 		}
 		if r.DefaultRoute {
 			if routed >= 0 {

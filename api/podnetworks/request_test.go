@@ -92,6 +92,8 @@ func TestParseNamesTheOffendingItem(t *testing.T) {
 		"three addresses":             {"- {name: data, ips: [10.20.254.5, 'fd00::1', 10.20.254.6]}", `item 1 (network "data"): ips has 3 addresses: an interface has one, and in a dual-stack network the IPv6 address that follows from it`},
 		"two addresses of one family": {"- {name: data, ips: [10.20.254.5, 10.20.254.6]}", `item 1 (network "data"): ips: 10.20.254.5 and 10.20.254.6 are of one family: an interface has one address of each`},
 		"sticky with a reference":     {"- {name: data, sticky: true, ipam-claim-reference: vm-1}", `item 1 (network "data"): sticky and ipam-claim-reference exclude each other`},
+		"a reference twice":           {"- {name: data, ipam-claim-reference: vm-1}\n- {name: data, ipam-claim-reference: vm-1}", `item 2 (network "data"): its fixed address is already asked for by item 1`},
+		"a fixed address twice":       {"- {name: data, ips: [10.20.254.5/24]}\n- {name: data, ips: [10.20.254.5], sticky: true}", `item 2 (network "data"): its fixed address is already asked for by item 1`},
 		"reference no object has":     {"- {name: data, ipam-claim-reference: VM_1}", `item 1 (network "data"): ipam-claim-reference: "VM_1" is no name such as vm-1`},
 		"long reference":              {"- {name: data, ipam-claim-reference: " + strings.Repeat("a", 254) + "}", `item 1 (network "data"): ipam-claim-reference has 254 characters: a name has at most 253`},
 		"bad MAC":                     {"- {name: data, mac: '0a:58'}", `item 1 (network "data"): mac: "0a:58" is no MAC address such as 0a:58:0a:0a:00:05`},

@@ -8,9 +8,9 @@
 package capacity
 
 import (
-	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"k8s.io/apimachinery/pkg/types"
 
@@ -20,19 +20,29 @@ import (
 
 // Count is a number of addresses in one network.
 type Count struct {
-	Network   string
+	Network string
+	// Addresses of a node's blocks.
 	Addresses int
+	// Fixed is the number of addresses that are of no block: IPClaims give them.
+	Fixed int
 }
 
 // Demand is the number of addresses that one pod takes, once for each network.
 type Demand []Count
 
-// NewDemand orders what a pod asks for by network.
-func NewDemand(byNetwork map[string]int) Demand {
-	demand := make(Demand, 0, len(byNetwork))
-	for _, network := range slices.Sorted(maps.Keys(byNetwork)) {
-		demand = append(demand, Count{Network: network, Addresses: byNetwork[network]})
+// NewDemand orders by network what a pod asks for: its interfaces with
+// addresses of the node's blocks, and those with fixed ones.
+func NewDemand(byNetwork, fixed map[string]int) Demand {
+	demand := make(Demand, 0, len(byNetwork)+len(fixed))
+	for network, addresses := range byNetwork {
+		demand = append(demand, Count{Network: network, Addresses: addresses, Fixed: fixed[network]})
 	}
+	for network, addresses := range fixed {
+		if byNetwork[network] == 0 {
+			demand = append(demand, Count{Network: network, Fixed: addresses})
+		}
+	}
+	slices.SortFunc(demand, func(a, b Count) int { return strings.Compare(a.Network, b.Network) })
 	return demand
 }
 
@@ -41,7 +51,7 @@ func NewDemand(byNetwork map[string]int) Demand {
 // and faster to search.
 type Load []Count
 
-// Of is what is taken of a network.
+// Of is what is taken of a network's blocks.
 func (l Load) Of(network string) int {
 	for i := range l {
 		if l[i].Network == network {
@@ -51,33 +61,48 @@ func (l Load) Of(network string) int {
 	return 0
 }
 
-func (l *Load) add(network string, addresses int) {
+// Interfaces is how many interfaces on a network there are: each has one
+// address, of a block or fixed.
+func (l Load) Interfaces(network string) int {
+	for i := range l {
+		if l[i].Network == network {
+			return l[i].Addresses + l[i].Fixed
+		}
+	}
+	return 0
+}
+
+func (l *Load) add(more Count) {
 	for i := range *l {
-		if (*l)[i].Network == network {
-			(*l)[i].Addresses += addresses
+		if (*l)[i].Network == more.Network {
+			(*l)[i].Addresses += more.Addresses
+			(*l)[i].Fixed += more.Fixed
 			return
 		}
 	}
-	*l = append(*l, Count{Network: network, Addresses: addresses})
+	*l = append(*l, more)
 }
 
 // AddPod counts a pod that is on the node, or is thought to be.
 func (l *Load) AddPod(demand Demand) {
 	for i := range demand {
-		l.add(demand[i].Network, demand[i].Addresses)
+		l.add(demand[i])
 	}
 }
 
 // AddHeld counts addresses that the node's agent holds for nobody. An entry
 // with a pod's UID counts only while that pod does not exist: if it does, it
-// is counted by AddPod, or is the victim of a simulated preemption. Fixed
-// addresses lie in none of the node's blocks.
+// is counted by AddPod, or is the victim of a simulated preemption.
 func (l *Load) AddHeld(held []v1alpha1.HeldAddresses, exists func(types.UID) bool) {
 	for i := range held {
-		if held[i].Fixed || held[i].PodUID != "" && exists(held[i].PodUID) {
+		if held[i].PodUID != "" && exists(held[i].PodUID) {
 			continue
 		}
-		l.add(held[i].Network, int(held[i].Count))
+		more := Count{Network: held[i].Network, Addresses: int(held[i].Count)}
+		if held[i].Fixed {
+			more.Addresses, more.Fixed = 0, more.Addresses
+		}
+		l.add(more)
 	}
 }
 

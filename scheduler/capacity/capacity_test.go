@@ -84,9 +84,9 @@ func TestSupplyCountsBlocksThatServe(t *testing.T) {
 
 func TestLoadCountsEachAddressOnce(t *testing.T) {
 	var load Load
-	load.AddPod(NewDemand(map[string]int{"management": 1, "data": 2}))
+	load.AddPod(NewDemand(map[string]int{"management": 1, "data": 2}, map[string]int{"data": 1, "storage": 1}))
 	load.AddPod(nil)
-	load.AddPod(Demand{{"data", 1}})
+	load.AddPod(Demand{{"data", 1, 0}})
 	load.AddHeld([]v1alpha1.HeldAddresses{
 		{Network: "data", Count: 4, PodUID: "alive"},
 		{Network: "data", Count: 8, PodUID: "gone"},
@@ -94,11 +94,11 @@ func TestLoadCountsEachAddressOnce(t *testing.T) {
 		{Network: "data", Count: 32, PodUID: "gone", Fixed: true},
 		{Network: "backup", Count: 1},
 	}, func(uid types.UID) bool { return uid == "alive" })
-	want := Load{{"data", 2 + 1 + 8 + 16}, {"management", 1}, {"backup", 1}}
+	want := Load{{"data", 2 + 1 + 8 + 16, 1 + 32}, {"management", 1, 0}, {"storage", 0, 1}, {"backup", 1, 0}}
 	if diff := cmp.Diff(want, load); diff != "" {
 		t.Errorf("load (-want +got):\n%s", diff)
 	}
-	if got := []int{load.Of("data"), load.Of("management"), load.Of("storage")}; !slices.Equal(got, []int{27, 1, 0}) {
+	if got := []int{load.Of("data"), load.Of("management"), load.Of("storage"), load.Interfaces("data"), load.Interfaces("storage"), load.Interfaces("none")}; !slices.Equal(got, []int{27, 1, 0, 60, 1, 0}) {
 		t.Errorf("by network: %v", got)
 	}
 }

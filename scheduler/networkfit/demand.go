@@ -44,7 +44,7 @@ func (d *demands) of(pod *v1.Pod) *parsed {
 		return known.(*parsed)
 	}
 	requests, err := podnetworks.Parse(text)
-	result := &parsed{requests: requests, demand: capacity.NewDemand(podnetworks.Demand(requests)), err: err}
+	result := &parsed{requests: requests, demand: capacity.NewDemand(podnetworks.Demand(requests), fixedDemand(requests)), err: err}
 	if d.count.Add(1) > maxDemands {
 		d.byText.Clear()
 		d.count.Store(1)

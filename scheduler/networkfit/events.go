@@ -31,6 +31,8 @@ func (pl *NetworkFit) EventsToRegister(context.Context) ([]fwk.ClusterEventWithH
 		{Event: changes(ipBlocks()), QueueingHintFn: pl.afterIPBlock},
 		// A block of a Tight network goes: another node may have it.
 		{Event: goes(ipBlocks()), QueueingHintFn: pl.afterIPBlockDeleted},
+		// The controller hands the pod its fixed address, or says why not yet.
+		{Event: changes(ipClaims()), QueueingHintFn: pl.afterIPClaim},
 		// A namespace gets the labels that a Network's namespaceSelector asks for.
 		{Event: changes(namespaces()), QueueingHintFn: pl.afterNamespace},
 		// A pod leaves and its addresses and NICs with it. If its sandbox outlives it, the
@@ -160,7 +162,7 @@ func (pl *NetworkFit) afterPodDeleted(logger klog.Logger, pod *v1.Pod, oldObj, _
 		return fwk.Queue, err
 	}
 	gained := slices.ContainsFunc(pl.sources.demands.taken(deleted), func(freed capacity.Count) bool {
-		wanted := pl.asksFor(pod, freed.Network) || pl.wantsNICOf(pod, freed.Network)
+		wanted := freed.Addresses > 0 && pl.asksFor(pod, freed.Network) || pl.wantsNICOf(pod, freed.Network)
 		return wanted && (pl.isTight(freed.Network) || pl.serves(deleted.Spec.NodeName, pl.sources.demands.of(pod)))
 	})
 	return hint(logger, gained, pod, "Pod", klog.KObj(deleted).String()), nil

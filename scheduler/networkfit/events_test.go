@@ -109,7 +109,7 @@ func hintFor(t *testing.T, pl *NetworkFit, resource string) fwk.QueueingHintFn {
 	t.Helper()
 	name := map[string]fwk.EventResource{
 		"nodenetworks": "nodenetworks.v1alpha1.netplane.io", "networks": "networks.v1alpha1.netplane.io",
-		"ipblocks": "ipblocks.v1alpha1.netplane.io", "namespaces": "namespaces.v1.", // two dots: the core group has no name
+		"ipblocks": "ipblocks.v1alpha1.netplane.io", "ipclaims": "ipclaims.v1alpha1.netplane.io", "namespaces": "namespaces.v1.", // two dots: the core group has no name
 	}[resource]
 	if name == "" {
 		name = fwk.EventResource(resource)

@@ -32,6 +32,8 @@ func newPlugin(t testing.TB, objects ...any) *NetworkFit {
 			err = s.networks.Add(o)
 		case *v1alpha1.IPBlock:
 			err = s.blocks.Add(o)
+		case *v1alpha1.IPClaim:
+			err = s.fixed.Add(o)
 		case *v1.Namespace:
 			err = s.namespaces.Add(o)
 		case *v1.Pod:
@@ -56,6 +58,7 @@ func newTestSources() *Sources {
 	s.nodes = cache.NewIndexer(cache.MetaNamespaceKeyFunc, s.nodeIndexers())
 	s.networks = cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{indexNICs: nicsOf})
 	s.blocks = blockStore{cache.NewIndexer(cache.MetaNamespaceKeyFunc, s.blockIndexers())}
+	s.fixed = cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{indexFixedByOwner: claimOwner})
 	s.namespaces = cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{})
 	s.pods = cache.NewIndexer(cache.MetaNamespaceKeyFunc, s.podIndexers())
 	return s

@@ -16,11 +16,10 @@ import (
 // the physical network, and all such Networks on one physical network share
 // its NICs. So NICs are counted by physical network, addresses by Network.
 //
-// There is no count of NICs to keep: such an interface has one address and one
-// NIC, for as long as its sandbox is there, so the NICs in use are the load in
-// addresses of these Networks. Which Networks these are is looked up once for
-// a pod that asks for one; other pods cost nothing. When requests with fixed
-// addresses are placed, which are in no load, they must be counted here.
+// There is no count of NICs to keep: such an interface has one address, of a
+// block or fixed, and one NIC, for as long as its sandbox is there, so the NICs
+// in use are the load in interfaces of these Networks. Which Networks these are
+// is looked up once for a pod that asks for one; other pods cost nothing.
 //
 // In this release no such Network becomes Ready (UnsupportedPlugin): the agents
 // cannot move NICs into pods yet.
@@ -66,7 +65,7 @@ func (s *Sources) nicWant(net *network, asked *parsed) *nicWant {
 func (w *nicWant) among(load capacity.Load) int {
 	sum := 0
 	for _, name := range w.networks {
-		sum += load.Of(name)
+		sum += load.Interfaces(name)
 	}
 	return sum
 }
@@ -109,7 +108,7 @@ func (s *Sources) gainsNIC(before, after *node, net *network) bool {
 	}
 	physical := net.Spec.PhysicalNet
 	return after.backing(physical).nics > before.backing(physical).nics ||
-		slices.ContainsFunc(s.sharing(physical), func(name string) bool { return after.holds(name) < before.holds(name) })
+		slices.ContainsFunc(s.sharing(physical), func(name string) bool { return after.interfacesHeld(name) < before.interfacesHeld(name) })
 }
 
 // wantsNICOf tells whether a pod asks for a NIC of the kind that a pod on a

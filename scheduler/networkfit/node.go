@@ -140,6 +140,17 @@ func (n *node) holds(network string) int {
 	return sum
 }
 
+// interfacesHeld counts those with fixed addresses, too.
+func (n *node) interfacesHeld(network string) int {
+	var sum int
+	for i := range n.held {
+		if n.held[i].Network == network {
+			sum += int(n.held[i].Count)
+		}
+	}
+	return sum
+}
+
 // usedBy is what others than the pod itself take of a network on the node. A
 // pod counts itself where it is on the node already.
 func usedBy(load capacity.Load, pod *v1.Pod, nodeName, network string, demand int) int {

@@ -66,9 +66,6 @@ func (pl *NetworkFit) resolve(pod *v1.Pod, asked *parsed) (wants, string) {
 	found := make(wants, 0, len(asked.requests))
 	for i := range asked.requests {
 		request := &asked.requests[i]
-		if request.Fixed() {
-			return nil, fmt.Sprintf("annotation %s: item %d (network %q): fixed addresses (ips, sticky, ipam-claim-reference) come in a later release: remove them", v1alpha1.AnnotationNetworks, i+1, request.Name)
-		}
 		if slices.ContainsFunc(found, func(w want) bool { return w.Name == request.Name }) {
 			continue
 		}
@@ -85,7 +82,7 @@ func (pl *NetworkFit) resolve(pod *v1.Pod, asked *parsed) (wants, string) {
 		}
 		found = append(found, w)
 	}
-	return found, ""
+	return found, pl.awaitsFixed(pod, asked)
 }
 
 // readWants returns what PreFilter left; nil if the pod asks for no network.

@@ -52,10 +52,10 @@ func TestPreFilterAnswersOnceForAllNodes(t *testing.T) {
 			pod:  func() *v1.Pod { p := makePod("p", "x"); p.Annotations[v1alpha1.AnnotationNetworks] = ""; return p }(),
 			want: unresolvable(`annotation netplane.io/networks: the list is empty: name at least one network, such as management@eth0`),
 		},
-		"fixed addresses": {
-			pod:     makePod("p", "- {name: management}\n- {name: data, ips: [10.0.0.9]}"),
+		"a fixed address of a network without a static range": {
+			pod:     makePod("p", "- {name: management}\n- {name: data, sticky: true}"),
 			objects: []any{makeNetwork("management"), makeNetwork("data")},
-			want:    unresolvable(`annotation netplane.io/networks: item 2 (network "data"): fixed addresses (ips, sticky, ipam-claim-reference) come in a later release: remove them`),
+			want:    unresolvable(`annotation netplane.io/networks: item 2 (network "data"): network "data" has no staticRange, from which fixed addresses come`),
 		},
 		"a pod in the node's own network namespace": {
 			pod: hostNetwork, objects: []any{makeNetwork("data")},

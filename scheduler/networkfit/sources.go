@@ -23,6 +23,7 @@ import (
 // informers, hence the prefix.
 const (
 	indexBlocksByNode     = "netplane.io/node"
+	indexFixedByOwner     = "netplane.io/owner"
 	indexNICs             = "netplane.io/nics"
 	indexNodes            = "netplane.io/changed" // empty, see views
 	indexPodsByUID        = "netplane.io/uid"
@@ -43,6 +44,7 @@ type Sources struct {
 	nodes      cache.Indexer // *node, by name
 	networks   cache.Indexer // *network, by name
 	blocks     cache.Indexer // *block, by name
+	fixed      cache.Indexer // *v1alpha1.IPClaim, by name
 	namespaces cache.Indexer // *v1.Namespace, by name
 	pods       cache.Indexer // *v1.Pod that are neither Succeeded nor Failed
 	demands    *demands
@@ -68,6 +70,7 @@ func NewSources(dynamic dynamicinformer.DynamicSharedInformerFactory, pods cache
 		{nodeNetworks(), toNode, sources.nodeIndexers(), &sources.nodes},
 		{networks(), toNetwork, cache.Indexers{indexNICs: nicsOf}, &sources.networks},
 		{ipBlocks(), toIPBlock, sources.blockIndexers(), &sources.blocks},
+		{ipClaims(), toIPClaim, cache.Indexers{indexFixedByOwner: claimOwner}, &sources.fixed},
 		{namespaces(), toNamespace, nil, &sources.namespaces},
 	} {
 		informer := dynamic.ForResource(source.resource).Informer()
@@ -152,6 +155,10 @@ func ipBlocks() schema.GroupVersionResource {
 	return v1alpha1.SchemeGroupVersion.WithResource(v1alpha1.ResourceIPBlocks)
 }
 
+func ipClaims() schema.GroupVersionResource {
+	return v1alpha1.SchemeGroupVersion.WithResource(v1alpha1.ResourceIPClaims)
+}
+
 func namespaces() schema.GroupVersionResource {
 	return v1.SchemeGroupVersion.WithResource("namespaces")
 }
@@ -159,7 +166,7 @@ func namespaces() schema.GroupVersionResource {
 // RequiredResources are the custom resources without which the plugin's
 // informers, and with them the scheduler, would wait for ever.
 func RequiredResources() []schema.GroupVersionResource {
-	return []schema.GroupVersionResource{networks(), nodeNetworks(), ipBlocks()}
+	return []schema.GroupVersionResource{networks(), nodeNetworks(), ipBlocks(), ipClaims()}
 }
 
 // typed turns what a dynamic informer receives into a T. Anything else is
@@ -202,6 +209,20 @@ func toIPBlock(obj any) (any, error) {
 		return obj, err
 	}
 	return newBlock(value), nil
+}
+
+func toIPClaim(obj any) (any, error) {
+	value, ok, err := typed[v1alpha1.IPClaim](obj)
+	if !ok || err != nil {
+		return obj, err
+	}
+	return &v1alpha1.IPClaim{
+		ObjectMeta: metav1.ObjectMeta{
+			Name: value.Name, UID: value.UID, ResourceVersion: value.ResourceVersion,
+			CreationTimestamp: value.CreationTimestamp, DeletionTimestamp: value.DeletionTimestamp, // which of several counts
+		},
+		Spec: value.Spec, Status: value.Status,
+	}, nil
 }
 
 func toNamespace(obj any) (any, error) {

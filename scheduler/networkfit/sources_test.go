@@ -92,6 +92,7 @@ func TestTransformsAreIdempotent(t *testing.T) {
 		"NodeNetwork": {toNode, makeNode("n", nil)},
 		"Network":     {toNetwork, makeNetwork("data")},
 		"IPBlock":     {toIPBlock, newBlock(makeBlock("data", "n", 0))},
+		"IPClaim":     {toIPClaim, &v1alpha1.IPClaim{}},
 		"Namespace":   {toNamespace, makeNamespace("tenant", nil)},
 		"tombstone":   {toNode, cache.DeletedFinalStateUnknown{Key: "n"}},
 	} {

@@ -37,7 +37,7 @@ func TestMissingCRDsEndTheStartWithTheCure(t *testing.T) {
 	// Nobody has given the service account rights here, and none are needed to be told.
 	message := startMessage(t, 15*time.Second, file)
 	for _, want := range []string{
-		"networks.netplane.io (v1alpha1), nodenetworks.netplane.io (v1alpha1), ipblocks.netplane.io (v1alpha1)",
+		"networks.netplane.io (v1alpha1), nodenetworks.netplane.io (v1alpha1), ipblocks.netplane.io (v1alpha1), ipclaims.netplane.io (v1alpha1)",
 		"kubectl apply -k manifests/base",
 	} {
 		if !strings.Contains(message, want) {
