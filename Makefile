@@ -66,6 +66,15 @@ test-unit: ## Tests without cluster or root, with the race detector
 test-integration: ## Tests against a real kube-apiserver and etcd
 	assets="$$(hack/assets.sh)"; KUBEBUILDER_ASSETS="$$assets" go test -race $(TESTFLAGS) -p 1 ./test/integration/...
 
+# How long make soak runs (30m), unless SEEDS says how many histories.
+FOR ?= 10m
+SEEDS ?=
+
+.PHONY: soak
+soak: ## Random histories of 50 agents with faults (FOR=30m, or SEEDS=200; SEED=7 replays one)
+	assets="$$(hack/assets.sh)"; KUBEBUILDER_ASSETS="$$assets" NETPLANE_SEED=$(SEED) NETPLANE_SEEDS=$(SEEDS) NETPLANE_SOAK=$(if $(SEEDS),,$(FOR)) \
+	  go test -count=1 -timeout 0 -v $(TESTFLAGS) ./test/integration/addresses
+
 .PHONY: test-netns
 test-netns: ## Tests on the real kernel, in network namespaces of their own
 	go test $(TESTFLAGS) ./test/netns/...
