@@ -31,9 +31,10 @@ const (
 	idleGrace     = 400 * time.Millisecond
 	scarceGrace   = 300 * time.Millisecond
 	drainGrace    = 100 * time.Millisecond
+	unusedGrace   = time.Second
 	collectEvery  = 100 * time.Millisecond
 	collectGrace  = 200 * time.Millisecond
-	publishEvery  = 50 * time.Millisecond
+	publishEvery  = 200 * time.Millisecond
 	physicalNet   = "phy"
 	nodeInterface = "eth1"
 )
@@ -70,7 +71,7 @@ func (n *node) startAgent() (*agent, error) {
 	a.client = mgr.GetClient()
 	a.addrs = ipam.New(ipam.Config{JournalPath: n.journal, Wait: reserveWait, Logger: w.log.logger("manager " + n.name)})
 	claimer := ipam.NewClaimer(
-		ipam.ClaimerConfig{NodeName: n.name, IdleGrace: idleGrace, ScarceGrace: scarceGrace, DrainGrace: drainGrace},
+		ipam.ClaimerConfig{NodeName: n.name, IdleGrace: idleGrace, ScarceGrace: scarceGrace, UnusedGrace: unusedGrace, DrainGrace: drainGrace},
 		ipam.ClaimerDeps{Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Manager: a.addrs})
 	if err := claimer.SetupWithManager(mgr); err != nil {
 		return nil, err

@@ -30,7 +30,7 @@ const (
 	nodeGoneGrace   = time.Second
 	counterInterval = 500 * time.Millisecond
 	outageTime      = 300 * time.Millisecond
-	tick            = 10 * time.Millisecond
+	tick            = 50 * time.Millisecond
 )
 
 func addEvents(scheme *runtime.Scheme) error { return eventsv1.AddToScheme(scheme) }

@@ -23,11 +23,11 @@ import (
 )
 
 const (
-	addTries   = 2 // that a kubelet makes in one step
-	startWait  = 500 * time.Millisecond
-	patience   = 60 * time.Second
-	poll       = 20 * time.Millisecond
-	calmlyWait = 10 * time.Millisecond
+	addTries  = 2 // that a kubelet makes in one step
+	startWait = 500 * time.Millisecond
+	patience  = 60 * time.Second
+	poll      = 20 * time.Millisecond
+	look      = 100 * time.Millisecond // between two looks at the whole cluster
 )
 
 // attachState is a sandbox record's, as in cni/attach.

@@ -75,7 +75,7 @@ func (w *world) eventually(what string, check func() []string) {
 			w.log.printf("settled %s after %s", what, time.Since(began))
 			return
 		}
-		time.Sleep(poll)
+		time.Sleep(look)
 	}
 	w.violate("%s, after %s:\n%s", what, patience, strings.Join(wrong, "\n"))
 }

@@ -44,6 +44,7 @@ type world struct {
 	kernel     *kernel
 	networks   []string
 	nodes      []*node
+	byName     map[string]*node
 	controller *controller
 
 	mu         sync.Mutex
@@ -55,7 +56,7 @@ type world struct {
 
 func newWorld(t *testing.T, p *plan, name string) *world {
 	t.Helper()
-	w := &world{t: t, ctx: t.Context(), name: name, plan: p, connection: apiServer, outage: newGate(), log: newHistory()}
+	w := &world{t: t, ctx: t.Context(), name: name, plan: p, connection: apiServer, outage: newGate(), log: newHistory(), byName: map[string]*node{}}
 	w.kernel = newKernel(w.violate)
 	w.scheme = runtime.NewScheme()
 	w.check(errors.Join(corev1.AddToScheme(w.scheme), v1alpha1.AddToScheme(w.scheme), addEvents(w.scheme)))
@@ -141,7 +142,6 @@ func (w *world) start() {
 			})
 		})
 	}
-	w.controller = startController(w)
 	dir := w.t.TempDir()
 	var group sync.WaitGroup
 	for i := range w.plan.nodes {
@@ -150,7 +150,10 @@ func (w *world) start() {
 			world: w, name: name, journal: filepath.Join(dir, name, "addresses.journal"),
 			records: map[string]attachState{}, spool: map[string]bool{},
 		}
-		w.nodes = append(w.nodes, n)
+		w.nodes, w.byName[name] = append(w.nodes, n), n
+	}
+	w.controller = startController(w)
+	for _, n := range w.nodes {
 		group.Go(func() {
 			n.register()
 			a, err := n.startAgent()
@@ -166,14 +169,7 @@ func (w *world) start() {
 func (w *world) physical() string { return physicalNet + "-" + w.name }
 
 // uidOf is the UID of a machine's Node, or empty.
-func (w *world) uidOf(name string) types.UID {
-	for _, n := range w.nodes {
-		if n.name == name {
-			return n.currentUID()
-		}
-	}
-	return ""
-}
+func (w *world) uidOf(name string) types.UID { return w.byName[name].currentUID() }
 
 // createPod has a pod bound to the node. Of a Tight Network the scheduler
 // claims a block first, most times.
