@@ -115,13 +115,14 @@ func (pl *NetworkFit) afterNetwork(logger klog.Logger, pod *v1.Pod, oldObj, newO
 	return hint(logger, gained, pod, "Network", after.Name), nil
 }
 
-// afterIPBlock queues a pod if a node that serves it has a block more.
+// afterIPBlock queues a pod if a node that serves it has a block more: a new
+// one, or that of its Node before it registered anew.
 func (pl *NetworkFit) afterIPBlock(logger klog.Logger, pod *v1.Pod, oldObj, newObj any) (fwk.QueueingHint, error) {
 	before, after, err := objects[*block](oldObj, newObj)
 	if err != nil {
 		return fwk.Queue, err
 	}
-	gained := pl.asksFor(pod, after.networkName()) && !after.leaving && (before == nil || before.uid != after.uid) &&
+	gained := pl.asksFor(pod, after.networkName()) && !after.leaving && (before == nil || before.uid != after.uid || before.node != after.node) &&
 		pl.serves(after.nodeName(), pl.sources.demands.of(pod))
 	return hint(logger, gained, pod, "IPBlock", after.name), nil
 }

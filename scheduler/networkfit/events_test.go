@@ -29,6 +29,8 @@ func TestHints(t *testing.T) {
 	unready := makeNetwork("data", setReady(metav1.ConditionFalse, v1alpha1.ReasonNoNode, ""))
 	grown := makeNetwork("data", func(n *v1alpha1.Network) { n.Generation = 2 })
 	counted := makeNetwork("data", func(n *v1alpha1.Network) { n.Status.Addresses.Used = 5 })
+	former := makeBlock("data", "n", 0)
+	former.Spec.NodeUID = "uid-former"
 	releasing := makeBlock("data", "n", 0)
 	releasing.DeletionTimestamp = &metav1.Time{}
 	bound := func(networks string) *v1.Pod { p := makePod("other", networks); p.Spec.NodeName = "n"; return p }
@@ -67,6 +69,8 @@ func TestHints(t *testing.T) {
 		"a block of another network is claimed":               {"ipblocks", "management", nil, makeBlock("data", "n", 0), fwk.QueueSkip},
 		"a block begins to be released":                       {"ipblocks", "", makeBlock("data", "n", 0), releasing, fwk.QueueSkip},
 		"a block changes hands unseen":                        {"ipblocks", "", makeBlock("data", "n", 0), makeBlock("data", "m", 0), fwk.Queue},
+		"a Node that registered anew adopts a block":          {"ipblocks", "", former, makeBlock("data", "n", 0), fwk.Queue},
+		"a block stays as it is":                              {"ipblocks", "", makeBlock("data", "n", 0), makeBlock("data", "n", 0), fwk.QueueSkip},
 		"a block is claimed by a node without the NIC":        {"ipblocks", "", nil, makeBlock("data", "bare", 0), fwk.QueueSkip},
 		"a block is claimed by a node that lacks another NIC": {"ipblocks", "data,management", nil, makeBlock("data", "m", 0), fwk.QueueSkip},
 		"the namespace appears":                               {"namespaces", "tenants", nil, labelled, fwk.Queue},
