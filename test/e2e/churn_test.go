@@ -156,28 +156,34 @@ func settledUse(t *testing.T, network string) int64 {
 func checkNodeIsClean(t *testing.T, node, ns string, links []string) {
 	t.Helper()
 	eventually(t, 60*time.Second, "node "+node+" to be clean", func() error {
-		if leases := journalLeases(t, node, ns); len(leases) > 0 {
-			return fmt.Errorf("the journal has the leases %v", leases)
-		}
-		left, err := onNode(t.Context(), node, "", "sh", "-c", "cd /run/netplane && { grep -ls "+ns+" sandboxes/*; ls -d sandboxes/*.new spool/* 2>/dev/null; true; }")
-		if err != nil {
-			return fmt.Errorf("looking into /run/netplane: %w", err)
-		}
-		if strings.TrimSpace(left) != "" {
-			return fmt.Errorf("files in /run/netplane: %s", left)
-		}
 		if now := nodeLinks(t, node); !slices.Equal(now, links) {
 			return fmt.Errorf("the links for pods are %v, were %v before", now, links)
 		}
-		nn, err := getNodeNetwork(t.Context(), node)
-		if err != nil {
-			return err
-		}
-		if len(nn.Status.Held) > 0 {
-			return fmt.Errorf("held addresses: %+v", nn.Status.Held)
-		}
-		return nil
+		return traces(t, node, ns)
 	})
+}
+
+// traces complains about addresses and files of a namespace's pods on a node.
+func traces(t *testing.T, node, ns string) error {
+	t.Helper()
+	if leases := journalLeases(t, node, ns); len(leases) > 0 {
+		return fmt.Errorf("the journal has the leases %v", leases)
+	}
+	left, err := onNode(t.Context(), node, "", "sh", "-c", "cd /run/netplane && { grep -ls "+ns+" sandboxes/*; ls -d sandboxes/*.new spool/* 2>/dev/null; true; }")
+	if err != nil {
+		return fmt.Errorf("looking into /run/netplane: %w", err)
+	}
+	if strings.TrimSpace(left) != "" {
+		return fmt.Errorf("files in /run/netplane: %s", left)
+	}
+	nn, err := getNodeNetwork(t.Context(), node)
+	if err != nil {
+		return err
+	}
+	if len(nn.Status.Held) > 0 {
+		return fmt.Errorf("held addresses: %+v", nn.Status.Held)
+	}
+	return nil
 }
 
 func checkNoEndpoints(t *testing.T, ns, service string) {

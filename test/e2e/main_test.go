@@ -72,7 +72,12 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, "the end to end tests cannot run:", err)
 		os.Exit(1)
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	if err := env.removePool(context.Background()); err != nil {
+		fmt.Fprintln(os.Stderr, "removing Network", poolNetwork+":", err)
+		code = 1
+	}
+	os.Exit(code)
 }
 
 func (c *cluster) connect(ctx context.Context) error {

@@ -79,9 +79,17 @@ func (l *ipLink) global() []string {
 
 func parseLinks(t *testing.T, text string) map[string]ipLink {
 	t.Helper()
+	links, err := decodeLinks(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return links
+}
+
+func decodeLinks(text string) (map[string]ipLink, error) {
 	var links []ipLink
 	if err := json.Unmarshal([]byte(text), &links); err != nil {
-		t.Fatalf("reading the output of ip: %v\n%s", err, text)
+		return nil, fmt.Errorf("reading the output of ip: %w\n%s", err, text)
 	}
 	out := make(map[string]ipLink, len(links))
 	for _, l := range links {
@@ -89,7 +97,7 @@ func parseLinks(t *testing.T, text string) map[string]ipLink {
 			out[l.IfName] = l
 		}
 	}
-	return out
+	return out, nil
 }
 
 // nodeLinks are the names of the links that netplane made on a node for pods.
