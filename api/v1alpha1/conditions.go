@@ -29,6 +29,11 @@ const (
 	// ConditionBound on an IPClaim: a pod may use the address.
 	ConditionBound = "Bound"
 
+	// ConditionBlocksConsistent on a NodeNetwork: False while addresses are in
+	// use here in a block that another node has, too; see status.conflicts.
+	// Written by the agent.
+	ConditionBlocksConsistent = "BlocksConsistent"
+
 	// ConditionEndpointsByNetwork on a Service: whether its slices follow its
 	// netplane.io/networks annotation.
 	ConditionEndpointsByNetwork = "netplane.io/EndpointsByNetwork"
@@ -106,6 +111,17 @@ const (
 	ReasonInterfaceNotFound = "InterfaceNotFound"
 )
 
+// Reasons of a NodeNetwork's BlocksConsistent condition.
+const (
+	// ReasonNoBlockConflict: no other node has a block in which addresses are
+	// in use here.
+	ReasonNoBlockConflict = "NoBlockConflict"
+	// ReasonBlockConflict: pods of two nodes may have the same addresses, after
+	// a restored etcd or a block that was removed by force. Delete the pods that
+	// the message names, or those of the other node.
+	ReasonBlockConflict = "BlockConflict"
+)
+
 // Reasons why a node refuses a Network whose physical network it backs
 // (NodeNetwork status.refused).
 const (
@@ -174,6 +190,9 @@ const (
 	// EventNoFixedAddressLeft on a pod: every address of the Network's
 	// staticRange belongs to somebody.
 	EventNoFixedAddressLeft = "NoFixedAddressLeft"
+	// EventBlockConflict on a Network: addresses are in use on a node in a block
+	// that another node has; see that node's NodeNetwork.
+	EventBlockConflict = "BlockConflict"
 	// EventBlockReleased on a Network: a block of a Node that is gone was freed.
 	EventBlockReleased = "BlockReleased"
 )

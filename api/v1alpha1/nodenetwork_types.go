@@ -79,8 +79,9 @@ type RefusedNetwork struct {
 }
 
 // HeldAddresses counts addresses of the node that cannot be given out although
-// no living pod accounts for them: leaked, quarantined, or of pods that are gone
-// but whose sandbox is not. They lie in the node's blocks, or are fixed.
+// no living pod accounts for them: leaked, of pods that are gone but whose
+// sandbox is not, or free ones of a block that is closed for now (see
+// conflicts). They lie in the node's blocks, or are fixed.
 type HeldAddresses struct {
 	// network is the Network's name.
 	// +required
@@ -97,6 +98,35 @@ type HeldAddresses struct {
 	// +optional
 	Fixed bool `json:"fixed,omitempty"`
 }
+
+// BlockConflict says that two nodes have an IPBlock, in which addresses are in
+// use on this node: after an etcd restored from a backup, or a block that was
+// removed by force. Neither node gives out addresses of it.
+type BlockConflict struct {
+	// block is the IPBlock's name.
+	// +required
+	// +kubebuilder:validation:MaxLength=253
+	Block string `json:"block"`
+	// otherNode has the block in the API, or addresses in use in this node's.
+	// +required
+	// +kubebuilder:validation:MaxLength=253
+	OtherNode string `json:"otherNode"`
+	// addresses in use here.
+	// +required
+	Addresses int32 `json:"addresses"`
+	// since is when the oldest of these addresses was given out.
+	// +required
+	Since metav1.Time `json:"since"`
+	// pods that have them, as namespace/name: up to 3.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=3
+	// +kubebuilder:validation:items:MaxLength=317
+	Pods []string `json:"pods,omitempty"`
+}
+
+// MaxBlockConflicts bounds NodeNetworkStatus.Conflicts.
+const MaxBlockConflicts = 64
 
 // NodeNetworkStatus is written by the node's agent, but for condition AgentReady.
 type NodeNetworkStatus struct {
@@ -128,6 +158,13 @@ type NodeNetworkStatus struct {
 	// +optional
 	// +listType=atomic
 	Held []HeldAddresses `json:"held,omitempty"`
+	// conflicts are blocks that this node and another one have; of more than 64
+	// the others follow as these are settled.
+	// +optional
+	// +listType=map
+	// +listMapKey=block
+	// +kubebuilder:validation:MaxItems=64
+	Conflicts []BlockConflict `json:"conflicts,omitempty"`
 }
 
 // NodeNetwork is what one Node offers: its NICs and which physical networks

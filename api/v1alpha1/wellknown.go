@@ -19,6 +19,12 @@ const (
 	// AnnotationNetworkStatus describes; a status of an older sandbox is stale.
 	AnnotationNetworkStatusSandbox = "netplane.io/network-status-sandbox"
 
+	// AnnotationContestedBy on an IPBlock names a node on which addresses of the
+	// block are in use although the block is not its own (after a restored
+	// etcd). The block's node hands out nothing more of it. Written by the
+	// controller.
+	AnnotationContestedBy = "netplane.io/contested-by"
+
 	// LabelPhysicalPrefix + physical network name = NIC, on Nodes.
 	LabelPhysicalPrefix = "physical.netplane.io/"
 

@@ -84,6 +84,8 @@ func (h held) Held() []v1alpha1.HeldAddresses {
 	return h.manager.Held(counts)
 }
 
+func (h held) Conflicts() []v1alpha1.BlockConflict { return h.manager.Conflicts() }
+
 // serviceCIDRs gives the ranges of ClusterIPs: those of the flag, or else
 // those of the cluster's ServiceCIDRs (KEP-1880).
 type serviceCIDRs struct {

@@ -34,6 +34,7 @@ import (
 
 const (
 	journalFile = "addresses.journal"
+	versionFile = "apiserver.json"
 	// socketPoll and socketWait bound the wait for the server's socket before
 	// the CNI configuration names it.
 	socketPoll, socketWait = 20 * time.Millisecond, time.Minute
@@ -98,8 +99,11 @@ func (a *agent) makeParts(opts *options) (err error) {
 	if err != nil {
 		return err
 	}
-	claimer := ipam.NewClaimer(ipam.ClaimerConfig{NodeName: opts.nodeName}, ipam.ClaimerDeps{
+	claimer := ipam.NewClaimer(ipam.ClaimerConfig{
+		NodeName: opts.nodeName, VersionFile: filepath.Join(opts.stateDir, versionFile),
+	}, ipam.ClaimerDeps{
 		Client: a.mgr.GetClient(), Live: a.mgr.GetAPIReader(), Manager: a.addresses, Metrics: counters,
+		Events: a.mgr.GetEventRecorder(v1alpha1.FieldOwnerAgent),
 	})
 	if err := claimer.SetupWithManager(a.mgr); err != nil {
 		return err

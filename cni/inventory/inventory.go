@@ -44,9 +44,12 @@ type Links interface {
 	Supports(kind string) (bool, error)
 }
 
-// HeldSource tells which addresses no living pod accounts for.
+// HeldSource tells what others must know of the node's addresses.
 type HeldSource interface {
+	// Held are those that no living pod accounts for.
 	Held() []v1alpha1.HeldAddresses
+	// Conflicts are blocks that another node has, too.
+	Conflicts() []v1alpha1.BlockConflict
 }
 
 // Bridges puts a NIC back into the bridge that netplane made of it.

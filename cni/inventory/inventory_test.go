@@ -57,9 +57,14 @@ func (f *fakeLinks) Watch(context.Context) (<-chan struct{}, error) { return f.c
 func (f *fakeLinks) Supports(kind string) (bool, error) { return kind != f.lacks, nil }
 
 // fakeHeld holds what a test says.
-type fakeHeld struct{ held []v1alpha1.HeldAddresses }
+type fakeHeld struct {
+	held      []v1alpha1.HeldAddresses
+	conflicts []v1alpha1.BlockConflict
+}
 
 func (f *fakeHeld) Held() []v1alpha1.HeldAddresses { return f.held }
+
+func (f *fakeHeld) Conflicts() []v1alpha1.BlockConflict { return f.conflicts }
 
 // bench is an Inventory with everything around it faked.
 type bench struct {
@@ -138,7 +143,13 @@ func summary(n *v1alpha1.NodeNetwork) string {
 	for _, r := range n.Status.Refused {
 		fmt.Fprintf(&out, "refused %s %s\n", r.Network, r.Reason)
 	}
+	for _, c := range n.Status.Conflicts {
+		fmt.Fprintf(&out, "conflict %s %s %d %v\n", c.Block, c.OtherNode, c.Addresses, c.Pods)
+	}
 	for _, c := range n.Status.Conditions {
+		if c.Reason == v1alpha1.ReasonNoBlockConflict {
+			continue // as most tests have it; see TestConflictsArePublished
+		}
 		fmt.Fprintf(&out, "%s %s %s\n", c.Type, c.Status, c.Reason)
 	}
 	return out.String()

@@ -53,9 +53,9 @@ func (i *Inventory) publishIfChanged(ctx context.Context) (wrote bool, err error
 	if snapshot == nil {
 		return false, nil
 	}
-	status := v1alpha1.NodeNetworkStatus{Held: i.deps.Held.Held()}
+	status := v1alpha1.NodeNetworkStatus{Held: i.deps.Held.Held(), Conflicts: i.deps.Held.Conflicts()}
 	snapshot.fill(&status)
-	status.Conditions = []metav1.Condition{i.condition(snapshot)}
+	status.Conditions = []metav1.Condition{i.condition(snapshot), consistency(status.Conflicts)}
 	return i.publisher.publish(ctx, &status)
 }
 
@@ -70,6 +70,24 @@ func (i *Inventory) condition(snapshot *Snapshot) metav1.Condition {
 		out.Status, out.Reason = metav1.ConditionFalse, v1alpha1.ReasonInvalidMap
 		out.Message = i.mapErr.Error()
 	}
+	out.Message = out.Message[:min(len(out.Message), maxMessage)]
+	return out
+}
+
+// consistency says which blocks two nodes have, and what ends that.
+func consistency(conflicts []v1alpha1.BlockConflict) metav1.Condition {
+	out := metav1.Condition{Type: v1alpha1.ConditionBlocksConsistent, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonNoBlockConflict}
+	if len(conflicts) == 0 {
+		return out
+	}
+	texts := make([]string, 0, len(conflicts))
+	for i := range conflicts {
+		c := &conflicts[i]
+		texts = append(texts, fmt.Sprintf("IPBlock %s, of which %d addresses are in use here since %s (pods %s), is node %s's, too",
+			c.Block, c.Addresses, c.Since.UTC().Format(time.RFC3339), strings.Join(c.Pods, ", "), c.OtherNode))
+	}
+	out.Status, out.Reason = metav1.ConditionFalse, v1alpha1.ReasonBlockConflict
+	out.Message = "delete the pods that have addresses in these blocks on the node that came later: " + strings.Join(texts, "; ")
 	out.Message = out.Message[:min(len(out.Message), maxMessage)]
 	return out
 }
@@ -105,8 +123,10 @@ func sameStatus(a, b *v1alpha1.NodeNetworkStatus) bool {
 	own := func(s *v1alpha1.NodeNetworkStatus) v1alpha1.NodeNetworkStatus {
 		out := *s
 		out.Conditions = nil
-		if c := meta.FindStatusCondition(s.Conditions, v1alpha1.ConditionInventoryReady); c != nil {
-			out.Conditions = []metav1.Condition{{Type: c.Type, Status: c.Status, Reason: c.Reason, Message: c.Message}}
+		for _, name := range []string{v1alpha1.ConditionInventoryReady, v1alpha1.ConditionBlocksConsistent} {
+			if c := meta.FindStatusCondition(s.Conditions, name); c != nil {
+				out.Conditions = append(out.Conditions, metav1.Condition{Type: c.Type, Status: c.Status, Reason: c.Reason, Message: c.Message})
+			}
 		}
 		return out
 	}
@@ -114,16 +134,18 @@ func sameStatus(a, b *v1alpha1.NodeNetworkStatus) bool {
 	return equality.Semantic.DeepEqual(&x, &y)
 }
 
-// keepTransition dates the condition: from the last one if the status is the same.
+// keepTransition dates the conditions: from the last ones if the status is the same.
 func (p *publisher) keepTransition(want *v1alpha1.NodeNetworkStatus, shown *v1alpha1.NodeNetwork) {
 	before := shown.Status.Conditions
 	if p.written != nil && p.writtenUID == shown.UID {
 		before = p.written.Conditions
 	}
-	c := &want.Conditions[0]
-	c.LastTransitionTime = metav1.NewTime(p.clock.Now())
-	if old := meta.FindStatusCondition(before, c.Type); old != nil && old.Status == c.Status {
-		c.LastTransitionTime = old.LastTransitionTime
+	for i := range want.Conditions {
+		c := &want.Conditions[i]
+		c.LastTransitionTime = metav1.NewTime(p.clock.Now())
+		if old := meta.FindStatusCondition(before, c.Type); old != nil && old.Status == c.Status {
+			c.LastTransitionTime = old.LastTransitionTime
+		}
 	}
 }
 

@@ -35,8 +35,9 @@ const (
 	// Pauses after no candidate was left.
 	minPause = time.Second
 	maxPause = time.Minute
-	// conflictPause is between two attempts to assert a block that another has.
-	conflictPause = 30 * time.Second
+	// conflictPause is between two attempts to assert a block that another has:
+	// whoever comes first when that node lets it go has it.
+	conflictPause = 5 * time.Second
 	// listPage is how many block names one call returns.
 	listPage = 500
 )
@@ -47,6 +48,7 @@ const (
 	hintTight     = "the Network is Tight, so that its blocks are claimed on demand: the one for this pod is on its way"
 	hintGone      = "the Network does not exist, or is being deleted"
 	hintNotReady  = "the Network is not Ready: see its conditions"
+	hintRollback  = "the API server's state went back to an earlier one (a restored backup?), so that new blocks wait until every node has asserted its own"
 	hintNotBacked = "no NIC of this node that is up backs the network's physical network, or the node refuses the network: see the node's NodeNetwork"
 )
 
@@ -60,8 +62,10 @@ type claims struct {
 	expected map[string]expectation // created or found, not in the cache yet
 	doubtful map[string]bool        // Create gave no answer
 	pause    pause
-	short    time.Time       // since when pods that are bound here lack addresses
-	conflict map[string]bool // leases live in a block that another node has: told
+	short    time.Time                  // since when pods that are bound here lack addresses
+	lost     map[netip.Prefix]lostBlock // leases live in blocks that other nodes have
+	told     map[string]string          // the conflicts that were told of: block's name -> other node
+	rewound  rewound
 }
 
 type expectation struct {
@@ -83,7 +87,7 @@ func (c *Claimer) claimsOf(network string) *claims {
 	defer c.mu.Unlock()
 	st := c.networks[network]
 	if st == nil {
-		st = &claims{expected: map[string]expectation{}, doubtful: map[string]bool{}, conflict: map[string]bool{}}
+		st = &claims{expected: map[string]expectation{}, doubtful: map[string]bool{}, lost: map[netip.Prefix]lostBlock{}, rewound: rewound{trusted: map[netip.Prefix]bool{}, gone: map[types.UID]bool{}}}
 		c.networks[network] = st
 	}
 	return st
@@ -151,12 +155,16 @@ func (c *Claimer) Reconcile(ctx context.Context, req reconcile.Request) (reconci
 	case <-ctx.Done():
 		return reconcile.Result{RequeueAfter: time.Second}, nil
 	}
+	c.askCaches()
 	st := c.claimsOf(req.Name)
 	v, err := c.look(ctx, req.Name, st)
 	if err != nil {
 		return reconcile.Result{}, err
 	}
 	if err := c.adopt(ctx, v); err != nil {
+		return reconcile.Result{}, err
+	}
+	if err := c.verify(ctx, v, st); err != nil {
 		return reconcile.Result{}, err
 	}
 	v.tell(c.manager)
@@ -169,6 +177,7 @@ func (c *Claimer) Reconcile(ctx context.Context, req reconcile.Request) (reconci
 	if err != nil {
 		return reconcile.Result{}, err
 	}
+	c.noteConflicts(ctx, v, st)
 	d, err := c.claimAll(ctx, v, st)
 	if err != nil {
 		return reconcile.Result{}, err
@@ -176,7 +185,7 @@ func (c *Claimer) Reconcile(ctx context.Context, req reconcile.Request) (reconci
 	if err := c.letGo(ctx, v, &d); err != nil {
 		return reconcile.Result{}, err
 	}
-	return reconcile.Result{RequeueAfter: sooner(again, d.again)}, nil
+	return reconcile.Result{RequeueAfter: sooner(sooner(again, v.reopens), d.again)}, nil
 }
 
 // sooner is the smaller of two waits, of which 0 means none.
@@ -200,6 +209,11 @@ func (c *Claimer) claimAll(ctx context.Context, v *view, st *claims) (decision, 
 			c.manager.Hint(v.name, v.awaited())
 			return d, nil
 		}
+		if rest := c.history.rest(now); rest > 0 {
+			c.manager.Hint(v.name, hintRollback)
+			d.wait(rest)
+			return d, nil
+		}
 		if rest := st.pause.rest(v, now); rest > 0 {
 			c.manager.Hint(v.name, hintExhausted)
 			d.wait(rest)
@@ -221,6 +235,7 @@ func (c *Claimer) claimAll(ctx context.Context, v *view, st *claims) (decision, 
 		if err := v.add(block); err != nil {
 			return d, err
 		}
+		c.suspend(v, st) // the reply may have told of a rollback
 		v.tell(c.manager)
 	}
 }
@@ -279,9 +294,11 @@ func (c *Claimer) create(ctx context.Context, v *view, st *claims, prefix netip.
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	block := v.newBlock(c.node, prefix)
+	floor := c.history.floor()
 	err := c.client.Create(ctx, block)
 	switch {
 	case err == nil:
+		c.history.wrote(block.ResourceVersion, floor)
 		delete(st.doubtful, block.Name)
 		c.metrics.claim(v.name, claimCreated)
 		c.expect(st, block)
@@ -332,20 +349,10 @@ func (v *view) newBlock(node string, prefix netip.Prefix) *v1alpha1.IPBlock {
 // listTaken adds the names of all blocks of the Network, from the API server:
 // the cache has this node's only.
 func (c *Claimer) listTaken(ctx context.Context, network string, taken map[string]bool) error {
-	var page metav1.PartialObjectMetadataList
-	page.SetGroupVersionKind(v1alpha1.SchemeGroupVersion.WithKind("IPBlockList"))
-	options := []client.ListOption{client.MatchingFields{v1alpha1.FieldIPBlockNetwork: network}, client.Limit(listPage)}
-	for {
-		if err := c.live.List(ctx, &page, append(options, client.Continue(page.Continue))...); err != nil {
-			return fmt.Errorf("listing the blocks of network %q: %w", network, err)
-		}
-		for i := range page.Items {
-			taken[page.Items[i].Name] = true
-		}
-		if page.Continue == "" {
-			return nil
-		}
+	if err := c.listNames(ctx, taken, client.MatchingFields{v1alpha1.FieldIPBlockNetwork: network}); err != nil {
+		return fmt.Errorf("listing the blocks of network %q: %w", network, err)
 	}
+	return nil
 }
 
 // letGo deletes the blocks that are given back, and lets those go that are
@@ -369,7 +376,7 @@ func (c *Claimer) letGo(ctx context.Context, v *view, d *decision) error {
 
 func (c *Claimer) giveBack(ctx context.Context, v *view, prefix netip.Prefix) error {
 	block := v.blocks[prefix]
-	if !v.orphan(block) && !c.manager.Drain(v.name, prefix) {
+	if v.opens(prefix) && !c.manager.Drain(v.name, prefix) {
 		return nil // a pod was faster
 	}
 	err := c.client.Delete(ctx, block, client.Preconditions{UID: &block.UID})
@@ -388,6 +395,9 @@ func (c *Claimer) finish(ctx context.Context, block *v1alpha1.IPBlock) error {
 	if !controllerutil.RemoveFinalizer(bare, v1alpha1.FinalizerIPBlock) {
 		return nil
 	}
+	c.mu.Lock()
+	c.finished[block.UID] = true
+	c.mu.Unlock()
 	err := c.client.Patch(ctx, bare, client.MergeFromWithOptions(block, client.MergeFromWithOptimisticLock{}))
 	if client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("letting go of IPBlock %q: %w", block.Name, err)

@@ -6,14 +6,18 @@ package ipam
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
+	"k8s.io/klog/v2"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
@@ -35,6 +39,9 @@ const (
 	DefaultScarceGrace = 30 * time.Second
 	DefaultUnusedGrace = time.Minute
 	DefaultDrainGrace  = 10 * time.Second
+	// DefaultRollbackPause is time enough for all agents to list their blocks,
+	// and for the conflicts that they find to reach the nodes concerned.
+	DefaultRollbackPause = time.Minute
 )
 
 // settle gathers lease changes before the Claimer looks at them. A pod that
@@ -60,6 +67,12 @@ type ClaimerConfig struct {
 	UnusedGrace time.Duration
 	// DrainGrace passes before an empty block that is being deleted goes.
 	DrainGrace time.Duration
+	// RollbackPause passes without new claims after the API server's state went
+	// back to an earlier one.
+	RollbackPause time.Duration
+	// VersionFile keeps, over a restart, how far the API server's state had
+	// come; in tmpfs. Empty means that a restarted agent does not know.
+	VersionFile string
 }
 
 // ClaimerDeps are what a Claimer works with.
@@ -73,8 +86,15 @@ type ClaimerDeps struct {
 	Manager *Manager
 	// Metrics may be nil.
 	Metrics *Metrics
+	// Events may be nil.
+	Events EventRecorder
 	// Clock is the real one if nil.
 	Clock clock.PassiveClock
+}
+
+// EventRecorder is what the Claimer needs of an events.EventRecorder.
+type EventRecorder interface {
+	Eventf(regarding, related runtime.Object, eventtype, reason, action, note string, args ...any)
 }
 
 // Claimer keeps the node in addresses: it claims IPBlocks of the Networks that
@@ -87,7 +107,10 @@ type Claimer struct {
 	live    client.Reader
 	manager *Manager
 	metrics *Metrics
+	events  EventRecorder
 	clock   clock.PassiveClock
+	history *history
+	caches  []cacheVersion
 
 	queue   atomic.Pointer[workqueue.TypedRateLimitingInterface[reconcile.Request]]
 	demands demands
@@ -95,6 +118,7 @@ type Claimer struct {
 	mu       sync.Mutex
 	nodeUID  types.UID
 	networks map[string]*claims
+	finished map[types.UID]bool // blocks that were let go and are still in the cache
 }
 
 // NewClaimer makes a Claimer; call it before Manager.Replay.
@@ -111,8 +135,10 @@ func NewClaimer(cfg ClaimerConfig, deps ClaimerDeps) *Claimer {
 		live:     deps.Live,
 		manager:  deps.Manager,
 		metrics:  deps.Metrics,
+		events:   deps.Events,
 		clock:    deps.Clock,
 		networks: map[string]*claims{},
+		finished: map[types.UID]bool{},
 	}
 	if c.metrics == nil {
 		c.metrics = newMetrics()
@@ -120,6 +146,11 @@ func NewClaimer(cfg ClaimerConfig, deps ClaimerDeps) *Claimer {
 	if c.clock == nil {
 		c.clock = clock.RealClock{}
 	}
+	c.history = &history{
+		clock: c.clock, pause: orDefault(cfg.RollbackPause, DefaultRollbackPause), path: cfg.VersionFile,
+		logger: klog.Background().WithName("ipam"), metrics: c.metrics, alarm: c.pokeAll, seen: map[string]string{},
+	}
+	c.history.remember()
 	c.manager.Subscribe(c.poke)
 	return c
 }
@@ -151,7 +182,7 @@ func (c *Claimer) SetupWithManager(mgr ctrl.Manager) error {
 	if err != nil {
 		return fmt.Errorf("setting up the claimer of address blocks: %w", err)
 	}
-	return nil
+	return c.followHistory(mgr)
 }
 
 func (c *Claimer) takeQueue(_ context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
@@ -169,6 +200,16 @@ func (c *Claimer) poke(network string, waiting bool) {
 		(*queue).Add(requestFor(network))
 	default:
 		(*queue).AddAfter(requestFor(network), settle)
+	}
+}
+
+// pokeAll has every Network looked at that the node has anything of.
+func (c *Claimer) pokeAll() {
+	c.mu.Lock()
+	names := slices.Collect(maps.Keys(c.networks))
+	c.mu.Unlock()
+	for _, network := range names {
+		c.poke(network, true)
 	}
 }
 

@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -330,23 +329,6 @@ func TestBlocksThatTheAPILostAreAsserted(t *testing.T) {
 	calls, _ := f.run()
 	expectEqual(t, "calls", []string{named("create", "10.20.0.16/29")}, calls)
 	expectEqual(t, "next address", []string{"10.20.0.18"}, f.mustReserve(ask("b", "data")))
-}
-
-func TestABlockOfAnotherNodeWithOurAddressesIsAConflict(t *testing.T) {
-	f := newClaimFixture(t, world(ipBlock("10.20.0.16/29", thisNode, thisNodeUID))...)
-	f.run()
-	f.mustReserve(ask("a", "data"))
-	f.forceGone("10.20.0.16/29")
-	f.create(ipBlock("10.20.0.16/29", "worker2", "uid-worker2"))
-	for range 2 {
-		_, result := f.run()
-		expectEqual(t, "next look", conflictPause, result.RequeueAfter)
-	}
-	expectEqual(t, "conflicts counted", 1.0, testutil.ToFloat64(f.claimer.metrics.claims.WithLabelValues("data", string(claimConflict))))
-	got := f.mustReserve(ask("b", "data"))
-	if netip.MustParsePrefix("10.20.0.16/29").Contains(netip.MustParseAddr(got[0])) {
-		t.Errorf("%s was handed out of another node's block", got[0])
-	}
 }
 
 func TestNothingHappensBeforeReplay(t *testing.T) {

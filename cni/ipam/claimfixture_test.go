@@ -38,6 +38,7 @@ type claimFixture struct {
 	api     client.WithWatch
 	metrics *prometheus.Registry
 	calls   []string                // writes and uncached reads
+	events  []string                // as "type reason note"
 	onWrite func(call string) error // called before each write
 	lost    func(call string) bool  // the write is done, the reply is lost
 }
@@ -70,9 +71,14 @@ func newClaimFixture(t *testing.T, objects ...client.Object) *claimFixture {
 		t.Fatal(err)
 	}
 	f.claimer = NewClaimer(ClaimerConfig{NodeName: thisNode}, ClaimerDeps{
-		Client: writes, Live: liveReader{f}, Manager: f.Manager, Metrics: metrics, Clock: f.clock,
+		Client: writes, Live: liveReader{f}, Manager: f.Manager, Metrics: metrics, Events: f, Clock: f.clock,
 	})
 	return f
+}
+
+// Eventf implements EventRecorder.
+func (f *claimFixture) Eventf(_, _ runtime.Object, eventtype, reason, _, note string, args ...any) {
+	f.events = append(f.events, eventtype+" "+reason+" "+fmt.Sprintf(note, args...))
 }
 
 func (f *claimFixture) write(call string, do func() error) error {
@@ -114,7 +120,7 @@ func (r liveReader) List(ctx context.Context, list client.ObjectList, opts ...cl
 	}
 	names.Items = nil
 	for i := range blocks.Items {
-		if b := &blocks.Items[i]; options.FieldSelector.Matches(fields.Set{v1alpha1.FieldIPBlockNetwork: b.Spec.Network}) {
+		if b := &blocks.Items[i]; options.FieldSelector.Matches(fields.Set{v1alpha1.FieldIPBlockNetwork: b.Spec.Network, v1alpha1.FieldIPBlockNodeName: b.Spec.NodeName}) {
 			names.Items = append(names.Items, metav1.PartialObjectMetadata{ObjectMeta: b.ObjectMeta})
 		}
 	}

@@ -34,7 +34,7 @@ type heldBlock struct {
 	leased    int
 	open      bool      // hands out addresses
 	used      bool      // had a lease at some time
-	orphan    bool      // its Network is gone
+	unwanted  bool      // its Network is gone, or another node's pods are in it
 	deleted   time.Time // when its deletionTimestamp was first seen, or zero
 	idleSince time.Time
 }
@@ -67,7 +67,7 @@ func decide(s *situation) decision {
 	var d decision
 	d.finishDeleted(s)
 	for i := range s.blocks {
-		if b := &s.blocks[i]; b.orphan && b.deleted.IsZero() && b.leased == 0 {
+		if b := &s.blocks[i]; b.unwanted && b.deleted.IsZero() && b.leased == 0 {
 			d.giveBack = append(d.giveBack, b.prefix)
 		}
 	}
@@ -123,7 +123,7 @@ func (d *decision) finishDeleted(s *situation) {
 	needed := s.scarce && !s.ending && free < 0
 	for i := range s.blocks {
 		b := &s.blocks[i]
-		if b.deleted.IsZero() || b.leased > 0 || needed && !b.orphan {
+		if b.deleted.IsZero() || b.leased > 0 || needed && !b.unwanted {
 			continue
 		}
 		since := b.deleted

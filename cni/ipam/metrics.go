@@ -28,14 +28,16 @@ type Metrics struct {
 	claims   *prometheus.CounterVec
 	latency  prometheus.Histogram
 	released prometheus.Counter
+	// rollbacks counts signs that the API server's state went back.
+	rollbacks prometheus.Counter
 }
 
 // NewMetrics registers the metrics of a node's address management. It fails
 // when reg has metrics of these names already.
 func NewMetrics(reg prometheus.Registerer, manager *Manager) (*Metrics, error) {
 	m := newMetrics()
-	err := errors.Join(reg.Register(m.claims), reg.Register(m.latency), reg.Register(m.released),
-		reg.Register(addressCollector{manager, addressesDesc()}), reg.Register(garbageCounter(manager)))
+	err := errors.Join(reg.Register(m.claims), reg.Register(m.latency), reg.Register(m.released), reg.Register(m.rollbacks),
+		reg.Register(addressCollector{manager, addressesDesc()}), reg.Register(conflictCollector{manager, conflictsDesc()}), reg.Register(garbageCounter(manager)))
 	if err != nil {
 		return nil, fmt.Errorf("registering the metrics of address management: %w", err)
 	}
@@ -56,6 +58,10 @@ func newMetrics() *Metrics {
 		released: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "netplane_ipam_blocks_released_total",
 			Help: "IPBlocks that this node has let go.",
+		}),
+		rollbacks: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "netplane_ipam_rollback_signs_total",
+			Help: "Signs that the API server's state went back to an earlier one; each makes new claims wait.",
 		}),
 	}
 }
@@ -106,5 +112,30 @@ func (c addressCollector) Collect(out chan<- prometheus.Metric) {
 			}
 			out <- metric
 		}
+	}
+}
+
+func conflictsDesc() *prometheus.Desc {
+	return prometheus.NewDesc("netplane_ipam_conflicts",
+		"IPBlocks in which addresses are in use here although another node has the block.", []string{"network"}, nil)
+}
+
+// conflictCollector reads the Manager when it is asked.
+type conflictCollector struct {
+	manager *Manager
+	desc    *prometheus.Desc
+}
+
+// Describe implements prometheus.Collector.
+func (c conflictCollector) Describe(out chan<- *prometheus.Desc) { out <- c.desc }
+
+// Collect implements prometheus.Collector.
+func (c conflictCollector) Collect(out chan<- prometheus.Metric) {
+	for _, network := range c.manager.Networks() {
+		metric, err := prometheus.NewConstMetric(c.desc, prometheus.GaugeValue, float64(len(c.manager.conflictsOf(network))), network)
+		if err != nil {
+			metric = prometheus.NewInvalidMetric(c.desc, err)
+		}
+		out <- metric
 	}
 }

@@ -26,6 +26,9 @@ type Block struct {
 	UID types.UID
 	// Closed blocks serve the leases in them and hand out nothing more.
 	Closed bool
+	// Quarantined blocks are closed for now, and others take them for part of the
+	// node's capacity: their free addresses are held.
+	Quarantined bool
 	// LastResort makes an exception of a closed block: until it is sealed it
 	// serves a pod for which no other block has an address.
 	LastResort bool
@@ -74,6 +77,8 @@ type pool struct {
 	leases  map[netip.Addr]*Lease
 	waiting map[string]int // pod UID -> addresses that a Reserve waits for
 	hint    string
+	// conflicts names the nodes that have blocks in which leases live here.
+	conflicts map[netip.Prefix]string
 }
 
 func newPool(network string) *pool {
@@ -160,7 +165,7 @@ func (p *pool) refill(b *block) {
 // counts tells whether others take the address for part of the node's capacity.
 func (p *pool) counts(address netip.Addr) bool {
 	for prefix, b := range p.blocks {
-		if prefix.Contains(address) && !b.Closed {
+		if prefix.Contains(address) && (!b.Closed || b.Quarantined) {
 			return true
 		}
 	}

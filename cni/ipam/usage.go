@@ -176,8 +176,8 @@ type interfaceKey struct{ podUID, network, ifname string }
 
 // Held counts the leased addresses that no living pod accounts for, for
 // NodeNetwork.status.held: those of pods that do not live, and of the former
-// sandboxes of pods that do. Blocks that are closed are left out: nobody counts
-// them as capacity.
+// sandboxes of pods that do; and the free addresses of blocks in quarantine.
+// Other blocks that are closed are left out: nobody counts them as capacity.
 func (m *Manager) Held(livingPods func(uid types.UID) bool) []v1alpha1.HeldAddresses {
 	leases := m.accountable()
 	newest := map[interfaceKey]*Lease{}
@@ -200,6 +200,9 @@ func (m *Manager) Held(livingPods func(uid types.UID) bool) []v1alpha1.HeldAddre
 		case newest[interfaceKey{l.PodUID, l.Network, l.IfName}] != l:
 			counts[heldKey{l.Network, "", l.Fixed}]++
 		}
+	}
+	for network, free := range m.quarantined() {
+		counts[heldKey{network, "", false}] += free
 	}
 	out := make([]v1alpha1.HeldAddresses, 0, len(counts))
 	for key, count := range counts {

@@ -33,6 +33,10 @@ type view struct {
 	blocks  map[netip.Prefix]*v1alpha1.IPBlock
 	others  map[netip.Prefix]*v1alpha1.IPBlock // of a former node of this name
 	demand  map[string]int
+	// suspended blocks may be another node's, after a rollback, until reopens
+	// has passed.
+	suspended map[netip.Prefix]bool
+	reopens   time.Duration
 }
 
 // look gathers all that is known of a Network.
@@ -107,7 +111,7 @@ func (c *Claimer) lookAtBlocks(ctx context.Context, v *view, st *claims) error {
 	}
 	for i := range list.Items {
 		block := &list.Items[i]
-		if block.Spec.NodeName != c.node || block.Spec.Network != v.name {
+		if block.Spec.NodeName != c.node || block.Spec.Network != v.name || st.rewound.gone[block.UID] {
 			continue
 		}
 		c.seen(block)
@@ -187,6 +191,24 @@ func readyNow(network *v1alpha1.Network) bool {
 	return ready != nil && ready.Status == metav1.ConditionTrue && network.Status.ObservedGeneration == network.Generation
 }
 
+// contested names a node on which addresses of this node's block are in use, or
+// is empty.
+func contested(block *v1alpha1.IPBlock) string {
+	return block.Annotations[v1alpha1.AnnotationContestedBy]
+}
+
+// quarantined tells of a block that is the node's in the API, but may hold
+// other nodes' pods.
+func (v *view) quarantined(prefix netip.Prefix) bool {
+	return v.suspended[prefix] || contested(v.blocks[prefix]) != ""
+}
+
+// opens tells of a block that it hands out addresses.
+func (v *view) opens(prefix netip.Prefix) bool {
+	block := v.blocks[prefix]
+	return block.DeletionTimestamp == nil && !v.orphan(block) && !v.quarantined(prefix)
+}
+
 // tell passes the blocks on to the Manager.
 func (v *view) tell(m *Manager) {
 	var uid types.UID
@@ -196,10 +218,11 @@ func (v *view) tell(m *Manager) {
 	blocks := make([]Block, 0, len(v.blocks))
 	for prefix, block := range v.blocks {
 		blocks = append(blocks, Block{
-			Prefix: prefix, UID: block.UID, Closed: block.DeletionTimestamp != nil || v.orphan(block),
+			Prefix: prefix, UID: block.UID, Closed: !v.opens(prefix),
+			Quarantined: block.DeletionTimestamp == nil && !v.orphan(block) && v.quarantined(prefix),
 			// The scheduler may have bound a pod before it saw that the block is
 			// given back, and there may be no other to claim.
-			LastResort: v.scarce() && !v.ending() && !v.orphan(block),
+			LastResort: v.scarce() && !v.ending() && !v.orphan(block) && !v.quarantined(prefix),
 		})
 	}
 	m.SetBlocks(v.name, uid, v.plan, blocks)
@@ -226,7 +249,10 @@ func (v *view) situation(usage *Usage, g graces, now time.Time) *situation {
 		if block == nil {
 			continue
 		}
-		held := heldBlock{prefix: u.Prefix, leased: u.Leased, open: u.Open, used: u.Used, orphan: v.orphan(block), idleSince: u.IdleSince}
+		held := heldBlock{
+			prefix: u.Prefix, leased: u.Leased, open: u.Open, used: u.Used, idleSince: u.IdleSince,
+			unwanted: v.orphan(block) || contested(block) != "",
+		}
 		if v.plan != nil && u.Open {
 			held.capacity = v.plan.Capacity(u.Prefix)
 		}

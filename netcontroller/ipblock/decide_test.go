@@ -82,6 +82,34 @@ func TestDecide(t *testing.T) {
 	}
 }
 
+func TestContester(t *testing.T) {
+	report := func(node string, blocks ...string) v1alpha1.NodeNetwork {
+		out := v1alpha1.NodeNetwork{ObjectMeta: metav1.ObjectMeta{Name: node}}
+		for _, block := range blocks {
+			out.Status.Conflicts = append(out.Status.Conflicts, v1alpha1.BlockConflict{Block: block})
+		}
+		return out
+	}
+	tests := map[string]struct {
+		reports []v1alpha1.NodeNetwork
+		want    string
+	}{
+		"nobody":                          {nil, ""},
+		"another node":                    {[]v1alpha1.NodeNetwork{report("worker2", "data.x", "data.b")}, "worker2"},
+		"its own node's answer":           {[]v1alpha1.NodeNetwork{report("worker", "data.b")}, ""},
+		"two nodes":                       {[]v1alpha1.NodeNetwork{report("worker3", "data.b"), report("worker", "data.b"), report("worker2", "data.b")}, "worker2"},
+		"a node that reports another one": {[]v1alpha1.NodeNetwork{report("worker2", "data.x")}, ""},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			block := &v1alpha1.IPBlock{ObjectMeta: metav1.ObjectMeta{Name: "data.b"}, Spec: v1alpha1.IPBlockSpec{NodeName: "worker"}}
+			if got := Contester(block, tt.reports); got != tt.want {
+				t.Errorf("Contester = %q, want %q", got, tt.want)
+			}
+		})
+	}
+}
+
 func TestInUse(t *testing.T) {
 	deleted := time.Date(2026, 8, 1, 12, 0, 0, 0, time.UTC)
 	block := func(gone bool) *v1alpha1.IPBlock {

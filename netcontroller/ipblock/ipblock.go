@@ -3,7 +3,8 @@
 
 // Package ipblock cleans up after nodes and Networks that are gone: it deletes
 // their IPBlocks, and takes the finalizer off those that no agent is left to
-// empty. Blocks of living nodes are their agents'.
+// empty. Blocks of living nodes are their agents'; it marks those that another
+// node's pods live in, because agents do not see each other.
 package ipblock
 
 import (
@@ -34,6 +35,8 @@ const DefaultGrace = time.Minute
 const (
 	indexNode    = "ipblock.node"
 	indexNetwork = "ipblock.network"
+	// indexConflict has NodeNetworks by the blocks in their status.conflicts.
+	indexConflict = "ipblock.conflict"
 )
 
 // Options of the controller; zero values mean the defaults.
@@ -69,6 +72,10 @@ func Setup(mgr ctrl.Manager, opts Options) error {
 			return fmt.Errorf("making the cache index %s: %w", name, err)
 		}
 	}
+	err := mgr.GetFieldIndexer().IndexField(ctx, &v1alpha1.NodeNetwork{}, indexConflict, conflictsOf)
+	if err != nil {
+		return fmt.Errorf("making the cache index %s: %w", indexConflict, err)
+	}
 	r := &reconciler{
 		client:   mgr.GetClient(),
 		live:     mgr.GetAPIReader(),
@@ -77,10 +84,11 @@ func Setup(mgr ctrl.Manager, opts Options) error {
 		grace:    opts.Grace,
 		watching: map[string]sighting{},
 	}
-	err := ctrl.NewControllerManagedBy(mgr).
+	err = ctrl.NewControllerManagedBy(mgr).
 		Named("ipblock").
 		For(&v1alpha1.IPBlock{}).
 		Watches(&corev1.Node{}, blocksBy(mgr.GetClient(), indexNode), builder.WithPredicates(nodeChanged())).
+		Watches(&v1alpha1.NodeNetwork{}, handler.EnqueueRequestsFromMapFunc(contestedBlocks), builder.WithPredicates(conflictsChanged())).
 		Watches(&v1alpha1.Network{}, blocksBy(mgr.GetClient(), indexNetwork), builder.WithPredicates(networkGoes())).
 		Complete(r)
 	if err != nil {

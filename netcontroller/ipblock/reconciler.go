@@ -58,6 +58,9 @@ func (r *reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 		delete(r.watching, request.Name)
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
+	if err := r.markContested(ctx, &block); err != nil {
+		return ctrl.Result{}, client.IgnoreNotFound(err)
+	}
 	facts, err := r.look(ctx, cached, &block)
 	if err != nil {
 		return ctrl.Result{}, err

@@ -65,6 +65,8 @@ type nothingHeld struct{}
 
 func (nothingHeld) Held() []v1alpha1.HeldAddresses { return nil }
 
+func (nothingHeld) Conflicts() []v1alpha1.BlockConflict { return nil }
+
 func device(name string, up bool) link.Device {
 	return link.Device{Name: name, Index: 7, Kind: link.KindVeth, MTU: 1500, Up: up, Ethernet: true, MAC: []byte{2, 0, 0, 0, 0, 7}}
 }

@@ -7,9 +7,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -18,6 +20,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -31,6 +34,9 @@ import (
 
 // patience bounds what must happen soon, on a machine that does much else.
 const patience = 60 * time.Second
+
+// rollbackPause is long enough for an API server that is asked for little.
+const rollbackPause = 3 * time.Second
 
 // world is the admin's view of the API server.
 type world struct {
@@ -134,6 +140,13 @@ func (w *world) node(name, network string) {
 	w.must(w.Status().Update(w.t.Context(), offer))
 }
 
+func (w *world) nodeUID(name string) types.UID {
+	w.t.Helper()
+	var node corev1.Node
+	w.must(w.Get(w.t.Context(), client.ObjectKey{Name: name}, &node))
+	return node.UID
+}
+
 // pods binds count pods to the node, each of which asks for the network once.
 func (w *world) pods(node, network string, count int) []ipam.Owner {
 	w.t.Helper()
@@ -188,6 +201,7 @@ type agent struct {
 	node    string
 	dir     string
 	stop    func()
+	writing sync.Mutex   // held by Create
 	lose    atomic.Int32 // so many replies to Create get lost
 	creates atomic.Int32
 }
@@ -219,7 +233,8 @@ func (a *agent) start() {
 	w.must(err)
 	a.Manager = ipam.New(ipam.Config{JournalPath: filepath.Join(a.dir, "addresses.journal"), Wait: patience})
 	claimer := ipam.NewClaimer(
-		ipam.ClaimerConfig{NodeName: a.node, IdleGrace: time.Second, ScarceGrace: time.Second, DrainGrace: 100 * time.Millisecond},
+		ipam.ClaimerConfig{NodeName: a.node, IdleGrace: time.Second, ScarceGrace: time.Second, DrainGrace: 100 * time.Millisecond,
+			RollbackPause: rollbackPause, VersionFile: a.versionFile()},
 		ipam.ClaimerDeps{Client: lossy{mgr.GetClient(), a}, Live: mgr.GetAPIReader(), Manager: a.Manager})
 	w.must(claimer.SetupWithManager(mgr))
 	w.must(a.Replay(func(ipam.Lease) bool { return true }))
@@ -235,6 +250,21 @@ func (a *agent) start() {
 	}
 }
 
+func (a *agent) versionFile() string { return filepath.Join(a.dir, "apiserver.json") }
+
+// remember has the next agent believe that it saw this version.
+func (a *agent) remember(version string) {
+	a.w.t.Helper()
+	a.w.must(os.WriteFile(a.versionFile(), fmt.Appendf(nil, `{"resourceVersion":%q}`, version), 0o600))
+}
+
+// pauseAssertions holds the agent's writes up while do runs.
+func (a *agent) pauseAssertions(do func()) {
+	a.writing.Lock()
+	defer a.writing.Unlock()
+	do()
+}
+
 // lossy loses replies to Create.
 type lossy struct {
 	client.Client
@@ -243,6 +273,8 @@ type lossy struct {
 
 func (l lossy) Create(ctx context.Context, obj client.Object, opts ...client.CreateOption) error {
 	l.agent.creates.Add(1)
+	l.agent.writing.Lock()
+	defer l.agent.writing.Unlock()
 	if err := l.Client.Create(ctx, obj, opts...); err != nil {
 		return err
 	}

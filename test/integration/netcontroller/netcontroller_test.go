@@ -43,6 +43,7 @@ func TestController(t *testing.T) {
 	t.Run("node labels follow the NICs", func(t *testing.T) { testLabels(t, c) })
 	t.Run("blocks of a Node that is gone are freed", func(t *testing.T) { testNodeGone(t, c) })
 	t.Run("blocks of a fenced Node are freed with its pods", func(t *testing.T) { testFenced(t, c) })
+	t.Run("a block in which another node's pods live is marked", func(t *testing.T) { testContested(t, c) })
 	t.Run("blocks of an unknown Network are asked back from a living node", func(t *testing.T) { testUnknownNetwork(t, c) })
 }
 
@@ -329,6 +330,30 @@ func testNodeGone(t *testing.T, c client.Client) {
 	if err := c.Get(t.Context(), client.ObjectKeyFromObject(living), living); err != nil || !living.DeletionTimestamp.IsZero() {
 		t.Errorf("a living node's block: deletionTimestamp %v, error %v; want neither", living.DeletionTimestamp, err)
 	}
+}
+
+func testContested(t *testing.T, c client.Client) {
+	addPhysical(t, c, "ct")
+	network := addNetwork(t, c, "contested", "ct", "10.41.0.0/24")
+	block := addBlock(t, c, network, "10.41.0.16/28", addNode(t, c, "contested-0"))
+	addNode(t, c, "contested-1")
+	conflict := v1alpha1.BlockConflict{Block: block.Name, OtherNode: "contested-0", Addresses: 1, Since: metav1.Now(), Pods: []string{"default/a"}}
+	awaitMark := func(want string) {
+		t.Helper()
+		eventually(t, fmt.Sprintf("the mark %q", want), func(ctx context.Context) error {
+			if err := c.Get(ctx, client.ObjectKeyFromObject(block), block); err != nil {
+				return err
+			}
+			if got := block.Annotations[v1alpha1.AnnotationContestedBy]; got != want {
+				return fmt.Errorf("it is %q", got)
+			}
+			return nil
+		})
+	}
+	report(t, c, "contested-1", v1alpha1.NodeNetworkStatus{Conflicts: []v1alpha1.BlockConflict{conflict}})
+	awaitMark("contested-1")
+	report(t, c, "contested-1", v1alpha1.NodeNetworkStatus{})
+	awaitMark("")
 }
 
 func testUnknownNetwork(t *testing.T, c client.Client) {
