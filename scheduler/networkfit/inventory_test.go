@@ -121,13 +121,13 @@ func (c *chronicle) step() string {
 }
 
 func (c *chronicle) compare(when string, net *network) {
-	c.T.Helper()
+	c.Helper()
 	node := string(rune('a' + c.random.IntN(3)))
 	if got, want := slices.Collect(c.sources.unclaimed(net, node)), unclaimedAnew(c.sources, net, node); !slices.Equal(got, want) {
-		c.T.Errorf("%s: unclaimed of %s are %v, read anew %v", when, net.Name, got, want)
+		c.Errorf("%s: unclaimed of %s are %v, read anew %v", when, net.Name, got, want)
 	}
 	if got, want := c.sources.claimable(net), claimableAnew(c.sources, net); got != want {
-		c.T.Errorf("%s: %d addresses of %s are claimable, counted anew %d", when, got, net.Name, want)
+		c.Errorf("%s: %d addresses of %s are claimable, counted anew %d", when, got, net.Name, want)
 	}
 }
 
