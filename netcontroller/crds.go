@@ -42,7 +42,7 @@ func checkCRDs(config *rest.Config) error {
 	var missing []string
 	for _, resource := range []string{
 		v1alpha1.ResourceNetworks, v1alpha1.ResourcePhysicalNetworks,
-		v1alpha1.ResourceNodeNetworks, v1alpha1.ResourceIPBlocks,
+		v1alpha1.ResourceNodeNetworks, v1alpha1.ResourceIPBlocks, v1alpha1.ResourceIPClaims,
 	} {
 		if !served[resource] {
 			missing = append(missing, resource+"."+v1alpha1.GroupName)

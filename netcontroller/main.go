@@ -3,8 +3,8 @@
 
 // Command netplane-controller runs netplane's cluster-wide controllers: the
 // status of Networks and PhysicalNetworks, the readiness of node agents and the
-// labels of nodes, the clean-up of IPBlocks, and EndpointSlices per network. It
-// runs as a Deployment; only the replica that holds the lease acts.
+// labels of nodes, the clean-up of IPBlocks, fixed addresses, and EndpointSlices
+// per network. It runs as a Deployment; only the replica that holds the lease acts.
 package main
 
 import (
@@ -30,6 +30,7 @@ import (
 	"github.com/netplane/netplane/api/v1alpha1"
 	"github.com/netplane/netplane/netcontroller/endpointslice"
 	"github.com/netplane/netplane/netcontroller/ipblock"
+	"github.com/netplane/netplane/netcontroller/ipclaim"
 	"github.com/netplane/netplane/netcontroller/network"
 	"github.com/netplane/netplane/netcontroller/nodenetwork"
 )
@@ -121,6 +122,9 @@ func setup(mgr ctrl.Manager, opts *options) error {
 		return err
 	}
 	if err := ipblock.Setup(mgr, ipblock.Options{Grace: opts.nodeGrace}); err != nil {
+		return err
+	}
+	if err := ipclaim.Setup(mgr, ipclaim.Options{Grace: opts.nodeGrace}); err != nil {
 		return err
 	}
 	if err := endpointslice.Setup(mgr, endpointslice.Options{}); err != nil {

@@ -386,7 +386,7 @@ func TestMissingCRDsAreNamedWithTheCure(t *testing.T) {
 		t.Fatalf("the program ended with %v, want exit code 1\n%s", err, out)
 	}
 	for _, part := range []string{
-		"networks.netplane.io", "physicalnetworks.netplane.io", "nodenetworks.netplane.io", "ipblocks.netplane.io",
+		"networks.netplane.io", "physicalnetworks.netplane.io", "nodenetworks.netplane.io", "ipblocks.netplane.io", "ipclaims.netplane.io",
 		"kubectl apply -k manifests/base",
 	} {
 		if !strings.Contains(string(out), part) {
