@@ -193,6 +193,9 @@ const (
 	// EventBlockConflict on a Network: addresses are in use on a node in a block
 	// that another node has; see that node's NodeNetwork.
 	EventBlockConflict = "BlockConflict"
+	// EventAddressTaken on a pod: a host outside the cluster has an address that
+	// the pod was to get.
+	EventAddressTaken = "AddressTaken"
 	// EventBlockReleased on a Network: a block of a Node that is gone was freed.
 	EventBlockReleased = "BlockReleased"
 )

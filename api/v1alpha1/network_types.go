@@ -29,6 +29,19 @@ const (
 	ReachabilityRouted Reachability = "Routed"
 )
 
+// ConflictDetection says whether an address is looked for on the physical
+// network before a pod gets it.
+// +kubebuilder:validation:Enum=None;Probe
+type ConflictDetection string
+
+const (
+	// ConflictDetectionNone trusts that the subnet is the cluster's alone; the default.
+	ConflictDetectionNone ConflictDetection = "None"
+	// ConflictDetectionProbe asks by ARP and neighbour discovery whether another
+	// host has the address; a pod then starts about half a second later.
+	ConflictDetectionProbe ConflictDetection = "Probe"
+)
+
 // CIDR is an IPv4 or IPv6 prefix in canonical text without host bits.
 // +kubebuilder:validation:MaxLength=43
 // +kubebuilder:validation:XValidation:rule="isCIDR(self)",message="must be a CIDR, such as 10.10.0.0/16 or fd00:10:10::/64"
@@ -173,6 +186,13 @@ type NetworkSpec struct {
 	// +optional
 	// +kubebuilder:default=Isolated
 	Reachability Reachability `json:"reachability,omitempty"`
+
+	// conflictDetection Probe has nodes ask, before a pod gets an address, whether
+	// a host outside the cluster has it. Such an address is put aside for some
+	// minutes, and the pod gets another.
+	// +optional
+	// +kubebuilder:default=None
+	ConflictDetection ConflictDetection `json:"conflictDetection,omitempty"`
 
 	// namespaceSelector selects the namespaces whose pods may attach; absent means all.
 	// +optional

@@ -10,7 +10,9 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/events"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/netplane/netplane/api/v1alpha1"
@@ -85,6 +87,14 @@ func (h held) Held() []v1alpha1.HeldAddresses {
 }
 
 func (h held) Conflicts() []v1alpha1.BlockConflict { return h.manager.Conflicts() }
+
+// taken implements attach.Taken.
+type taken struct{ recorder events.EventRecorder }
+
+func (t taken) AddressTaken(pod types.NamespacedName, uid types.UID, note string) {
+	object := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name, UID: uid}}
+	t.recorder.Eventf(object, nil, corev1.EventTypeWarning, v1alpha1.EventAddressTaken, "Attach", "%s", note)
+}
 
 // serviceCIDRs gives the ranges of ClusterIPs: those of the flag, or else
 // those of the cluster's ServiceCIDRs (KEP-1880).

@@ -138,6 +138,8 @@ func (a *agent) makeServer(opts *options) (err error) {
 		Addresses:    a.addresses,
 		PodLinks:     a.links,
 		HostLinks:    a.links,
+		Prober:       a.links,
+		Taken:        taken{a.mgr.GetEventRecorder(v1alpha1.FieldOwnerAgent)},
 		Reporter:     a.reporter,
 		Topology:     func() attach.Topology { return a.inventory.Current() },
 		ServiceCIDRs: serviceCIDRs{reader: reader, fixed: fixed}.list,

@@ -46,18 +46,30 @@ func (s *Server) prepare(ctx context.Context, sandbox *wire.Sandbox, annotation 
 			asks[i].Fixed, asks[i].NetworkUID, asks[i].Anchor = w.fixed, w.network.UID, w.primary()
 		}
 	}
+	err = s.reserve(ctx, all, asks)
+	if err == nil {
+		err = s.avoidTaken(ctx, sandbox, all, asks)
+	}
+	if err != nil {
+		return nil, s.release(ctx, sandbox, err)
+	}
+	return all, nil
+}
+
+// reserve gives every interface an address; those that have one keep it.
+func (s *Server) reserve(ctx context.Context, all []wanted, asks []ipam.Ask) error {
 	leases, err := s.deps.Addresses.Reserve(ctx, asks)
 	if err != nil {
-		return nil, retry("%v", err)
+		return retry("%v", err)
 	}
 	for i := range all {
 		at := slices.IndexFunc(leases, func(l ipam.Lease) bool { return l.IfName == all[i].request.IfName })
 		if at < 0 {
-			return nil, s.release(ctx, sandbox, fmt.Errorf("no address was reserved for %s", all[i].request.IfName))
+			return fmt.Errorf("no address was reserved for %s", all[i].request.IfName)
 		}
 		all[i].lease = leases[at]
 	}
-	return all, nil
+	return nil
 }
 
 // release gives addresses back for which no link was made, and returns cause.
@@ -106,16 +118,13 @@ func (s *Server) designAll(ctx context.Context, sandbox *wire.Sandbox, all []wan
 	services := s.deps.ServiceCIDRs()
 	for i := range all {
 		w := &all[i]
-		c := circumstances{containerID: sandbox.ContainerID, device: w.nic, services: services}
+		device, err := s.device(ctx, w)
+		if err != nil {
+			return nil, err
+		}
+		c := circumstances{containerID: sandbox.ContainerID, device: device, services: services}
 		for j := range all {
 			c.elsewhere = c.elsewhere || j != i && all[j].request.DefaultRoute
-		}
-		if w.bridged {
-			bridge, err := s.deps.HostLinks.EnsureBridge(ctx, w.nic)
-			if err != nil {
-				return nil, fmt.Errorf("network %q: %w", w.network.Name, err)
-			}
-			c.device = bridge
 		}
 		iface := w.design(&c)
 		out.Interfaces = append(out.Interfaces, iface)
@@ -259,7 +268,9 @@ const (
 var (
 	_ PodLinks  = (*link.Links)(nil)
 	_ HostLinks = (*link.Links)(nil)
+	_ Prober    = (*link.Links)(nil)
 	_ PodLinks  = (*link.Fake)(nil)
 	_ HostLinks = (*link.Fake)(nil)
+	_ Prober    = (*link.Fake)(nil)
 	_ Addresses = (*ipam.Manager)(nil)
 )

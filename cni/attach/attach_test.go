@@ -6,6 +6,7 @@ package attach
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -36,6 +37,7 @@ type world struct {
 	bridged    map[string]bool
 	gone       map[string]bool // namespaces of pods
 	claims     []*v1alpha1.IPClaim
+	events     []string
 
 	mu       sync.Mutex
 	leases   map[string]netip.Addr
@@ -101,8 +103,11 @@ func (w *world) Reserve(_ context.Context, asks []ipam.Ask) ([]ipam.Lease, error
 			out = append(out, lease)
 			continue
 		}
-		address := block.Next()
-		for slices.Contains(values(w.leases), address) {
+		address, has := w.leases[ask.ContainerID+"/"+ask.IfName]
+		if !has {
+			address = block.Next()
+		}
+		for !has && slices.Contains(values(w.leases), address) {
 			address = address.Next()
 		}
 		w.leases[ask.ContainerID+"/"+ask.IfName] = address
@@ -122,6 +127,21 @@ func (w *world) Release(_ context.Context, containerID string, _ ...string) erro
 	}
 	w.order = append(w.order, "release with links:\n"+w.links.String())
 	return nil
+}
+
+func (w *world) PutAside(lease ipam.Lease) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	key := lease.ContainerID + "/" + lease.IfName
+	w.leases["aside/"+lease.Address.String()] = w.leases[key]
+	delete(w.leases, key)
+	return nil
+}
+
+func (w *world) AddressTaken(pod types.NamespacedName, uid types.UID, note string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.events = append(w.events, fmt.Sprintf("%s %s: %s", pod, uid, note))
 }
 
 func values(m map[string]netip.Addr) []netip.Addr {
@@ -162,7 +182,8 @@ func newWorld(t *testing.T) *world {
 func (w *world) open(t *testing.T, state string) {
 	t.Helper()
 	server, err := NewServer(Config{StateDir: state}, Deps{
-		Networks: w, Namespaces: w, Pods: w, Claims: w, Addresses: w, PodLinks: w.links, HostLinks: w.links, Reporter: w,
+		Networks: w, Namespaces: w, Pods: w, Claims: w, Addresses: w, PodLinks: w.links, HostLinks: w.links,
+		Prober: w.links, Taken: w, Reporter: w,
 		Topology:     func() Topology { return w },
 		ServiceCIDRs: func() []netip.Prefix { return []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")} },
 		NetNSExists:  func(path string) bool { return !w.gone[path] },

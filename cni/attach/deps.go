@@ -61,6 +61,19 @@ type Topology interface {
 type Addresses interface {
 	Reserve(ctx context.Context, asks []ipam.Ask) ([]ipam.Lease, error)
 	Release(ctx context.Context, containerID string, ifnames ...string) error
+	// PutAside ends a lease and keeps its address from everybody for a while.
+	PutAside(lease ipam.Lease) error
+}
+
+// Prober finds out whether other hosts have addresses that nobody uses yet.
+type Prober interface {
+	Probe(ctx context.Context, device string, addresses []netip.Addr) ([]link.Answer, error)
+}
+
+// Taken is told when a host outside the cluster has an address that a pod was to
+// get. It must not block.
+type Taken interface {
+	AddressTaken(pod types.NamespacedName, uid types.UID, note string)
 }
 
 // PodLinks makes, removes and checks interfaces in a pod's namespace.
@@ -118,6 +131,8 @@ type Deps struct {
 	Addresses  Addresses
 	PodLinks   PodLinks
 	HostLinks  HostLinks
+	Prober     Prober
+	Taken      Taken
 	Reporter   Reporter
 	// Topology returns the inventory of this moment.
 	Topology func() Topology
@@ -136,7 +151,7 @@ func (d *Deps) validate() error {
 	}{
 		{"Networks", d.Networks == nil}, {"Namespaces", d.Namespaces == nil}, {"Pods", d.Pods == nil}, {"Claims", d.Claims == nil},
 		{"Addresses", d.Addresses == nil}, {"PodLinks", d.PodLinks == nil}, {"HostLinks", d.HostLinks == nil},
-		{"Reporter", d.Reporter == nil}, {"Topology", d.Topology == nil}, {"ServiceCIDRs", d.ServiceCIDRs == nil},
+		{"Prober", d.Prober == nil}, {"Taken", d.Taken == nil}, {"Reporter", d.Reporter == nil}, {"Topology", d.Topology == nil}, {"ServiceCIDRs", d.ServiceCIDRs == nil},
 	} {
 		if part.missing {
 			return errors.New("attach.Deps." + part.name + " is missing")

@@ -95,7 +95,7 @@ func (c *Collector) look(ctx context.Context) {
 	c.suspects = map[ownerKey]Lease{}
 	condemned := map[ownerKey]Lease{}
 	for _, lease := range c.Manager.Leases() {
-		if now.Sub(lease.Since) < grace || exists(lease) {
+		if now.Sub(lease.Since) < grace || lease.aside() || exists(lease) {
 			continue
 		}
 		if old, ok := before[lease.key()]; ok && sameLease(&old, &lease) {
@@ -105,6 +105,7 @@ func (c *Collector) look(ctx context.Context) {
 		c.suspects[lease.key()] = lease
 	}
 	c.free(ctx, condemned)
+	c.Manager.endAside(ctx)
 	c.Manager.tidy()
 }
 

@@ -53,6 +53,7 @@ type Manager struct {
 
 	ready   chan struct{} // closed by Replay
 	garbage atomic.Int64  // leases that the Collector ended
+	foreign atomic.Int64  // addresses that were put aside
 
 	mu          sync.Mutex
 	journal     *journal

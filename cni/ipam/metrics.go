@@ -37,7 +37,8 @@ type Metrics struct {
 func NewMetrics(reg prometheus.Registerer, manager *Manager) (*Metrics, error) {
 	m := newMetrics()
 	err := errors.Join(reg.Register(m.claims), reg.Register(m.latency), reg.Register(m.released), reg.Register(m.rollbacks),
-		reg.Register(addressCollector{manager, addressesDesc()}), reg.Register(conflictCollector{manager, conflictsDesc()}), reg.Register(garbageCounter(manager)))
+		reg.Register(addressCollector{manager, addressesDesc()}), reg.Register(conflictCollector{manager, conflictsDesc()}),
+		reg.Register(garbageCounter(manager)), reg.Register(foreignCounter(manager)))
 	if err != nil {
 		return nil, fmt.Errorf("registering the metrics of address management: %w", err)
 	}
@@ -72,6 +73,14 @@ func garbageCounter(manager *Manager) prometheus.Collector {
 		Name: "netplane_ipam_garbage_total",
 		Help: "Addresses freed because their network namespace was gone.",
 	}, func() float64 { return float64(manager.garbage.Load()) })
+}
+
+// foreignCounter counts what hosts outside the cluster answered for.
+func foreignCounter(manager *Manager) prometheus.Collector {
+	return prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "netplane_ipam_foreign_addresses_total",
+		Help: "Addresses put aside because a host outside the cluster answered for them.",
+	}, func() float64 { return float64(manager.foreign.Load()) })
 }
 
 func (m *Metrics) claim(network string, result claimResult) {

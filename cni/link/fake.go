@@ -7,6 +7,8 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -19,9 +21,11 @@ type Fake struct {
 	// lines is what exists, by "namespace/device" or "namespace/device/thing".
 	lines map[string]string
 	nics  map[string]int
+	// Hosts are the addresses of hosts behind the NICs and their MACs, for Probe.
+	Hosts map[netip.Addr]string
 	// FailOn makes an operation fail when it returns an error. The operation
 	// is told as "add eth0", "delete eth0", "bridge eth1", "path nps...",
-	// "masquerade".
+	// "masquerade", "probe eth1 10.10.0.5".
 	FailOn func(operation string) error
 }
 
@@ -102,6 +106,23 @@ func (f *Fake) Check(_ context.Context, netns string, spec Interface) error {
 		return fmt.Errorf("interface %s: not found", spec.Name)
 	}
 	return nil
+}
+
+// Probe finds the addresses of Hosts.
+func (f *Fake) Probe(_ context.Context, device string, addresses []netip.Addr) ([]Answer, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var out []Answer
+	for _, address := range addresses {
+		if err := f.fails("probe %s %s", device, address); err != nil {
+			return nil, err
+		}
+		mac, err := net.ParseMAC(f.Hosts[address])
+		if err == nil {
+			out = append(out, Answer{Address: address, MAC: mac})
+		}
+	}
+	return out, nil
 }
 
 // EnsureBridge makes the bridge of a NIC.

@@ -52,6 +52,7 @@ func TestNetworkCreate(t *testing.T) {
 			s.MTU = 1500
 			s.DNS = &v1alpha1.DNS{Nameservers: []v1alpha1.IP{"10.10.0.53"}, Search: []string{"example.org"}}
 			s.Reachability = v1alpha1.ReachabilityRouted
+			s.ConflictDetection = v1alpha1.ConflictDetectionProbe
 			s.NamespaceSelector = &metav1.LabelSelector{MatchLabels: map[string]string{"tenant": "a"}}
 		}, ""},
 		{"IPv6 only", func(s *v1alpha1.NetworkSpec) { s.Subnet = "fd00:1::/64"; s.Gateway = "fd00:1::1" }, ""},
@@ -115,6 +116,8 @@ func TestNetworkCreate(t *testing.T) {
 		{"MTU too small for IPv4", func(s *v1alpha1.NetworkSpec) { s.MTU = 575 }, "spec.mtu"},
 		{"MTU too small for IPv6", func(s *v1alpha1.NetworkSpec) { s.Subnet6, s.MTU = "fd00::/64", 1279 }, "mtu must be at least 1280 where IPv6 is used (RFC 8200)"},
 		{"least MTU for IPv6", func(s *v1alpha1.NetworkSpec) { s.Subnet6, s.MTU = "fd00::/64", 1280 }, ""},
+		{"no conflict detection", func(s *v1alpha1.NetworkSpec) { s.ConflictDetection = v1alpha1.ConflictDetectionNone }, ""},
+		{"unknown conflict detection", func(s *v1alpha1.NetworkSpec) { s.ConflictDetection = "Always" }, "spec.conflictDetection"},
 		{"unknown reachability", func(s *v1alpha1.NetworkSpec) { s.Reachability = "Maybe" }, "spec.reachability"},
 	}
 	for i, tt := range tests {

@@ -43,6 +43,7 @@ type agent struct {
 
 	mu       sync.Mutex
 	reported map[string][]podnetworks.Attachment
+	taken    []string
 }
 
 func (a *agent) Get(name string) (*v1alpha1.Network, bool) { n, ok := a.networks[name]; return n, ok }
@@ -66,6 +67,12 @@ func (a *agent) Attached(_ types.NamespacedName, _ types.UID, sandboxID string, 
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.reported[sandboxID] = attachments
+}
+
+func (a *agent) AddressTaken(_ types.NamespacedName, _ types.UID, note string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.taken = append(a.taken, note)
 }
 
 func (a *agent) Detached(_ types.UID, sandboxID string) {
@@ -130,7 +137,7 @@ func (a *agent) socket() string { return attach.Config{StateDir: a.state}.Socket
 func (a *agent) start(t *testing.T) {
 	t.Helper()
 	server, err := attach.NewServer(attach.Config{StateDir: a.state}, attach.Deps{
-		Networks: a, Namespaces: a, Pods: a, Claims: a, Addresses: a.ipam, PodLinks: a.links, HostLinks: a.links, Reporter: a,
+		Networks: a, Namespaces: a, Pods: a, Claims: a, Addresses: a.ipam, PodLinks: a.links, HostLinks: a.links, Prober: a.links, Taken: a, Reporter: a,
 		Topology:     func() attach.Topology { return a },
 		ServiceCIDRs: func() []netip.Prefix { return a.services },
 	})

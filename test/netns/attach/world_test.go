@@ -258,7 +258,8 @@ func reach(t *testing.T, from, to *space, addr string) string {
 
 // frames captures what arrives at a NIC.
 type frames struct {
-	fd int
+	fd   int
+	read [][]byte // by all
 }
 
 func capture(t *testing.T, s *space, nic string) *frames {
