@@ -20,6 +20,7 @@ import (
 const (
 	indexPodNetworks     = "network.podNetworks"
 	indexBlockNetwork    = "network.blockNetwork"
+	indexClaimNetwork    = "network.claimNetwork"
 	indexPhysicalNet     = "network.physicalNet"
 	indexNodePhysicalNet = "network.nodePhysicalNet"
 	indexNodeHeld        = "network.nodeHeld"
@@ -34,6 +35,7 @@ func setupIndexes(indexer client.FieldIndexer) error {
 	}{
 		{&corev1.Pod{}, indexPodNetworks, podNetworks},
 		{&v1alpha1.IPBlock{}, indexBlockNetwork, blockNetwork},
+		{&v1alpha1.IPClaim{}, indexClaimNetwork, claimNetwork},
 		{&v1alpha1.Network{}, indexPhysicalNet, physicalNetworkOf},
 		{&v1alpha1.NodeNetwork{}, indexNodePhysicalNet, mappedPhysicalNetworks},
 		{&v1alpha1.NodeNetwork{}, indexNodeHeld, heldNetworks},
@@ -69,6 +71,14 @@ func blockNetwork(object client.Object) []string {
 		return nil
 	}
 	return []string{block.Spec.Network}
+}
+
+func claimNetwork(object client.Object) []string {
+	claim, ok := object.(*v1alpha1.IPClaim)
+	if !ok {
+		return nil
+	}
+	return []string{claim.Spec.Network}
 }
 
 func physicalNetworkOf(object client.Object) []string {

@@ -94,6 +94,7 @@ func setupNetworks(mgr ctrl.Manager, opts Options, gauges *gauges) error {
 		Watches(&v1alpha1.NodeNetwork{}, enqueue(0, toSiblings.ofNodeNetwork), builder.WithPredicates(backingChanged())).
 		Watches(&v1alpha1.NodeNetwork{}, enqueue(gatherPods, heldNetworks), builder.WithPredicates(heldChanged())).
 		Watches(&v1alpha1.IPBlock{}, enqueue(gatherBlocks, blockNetwork)).
+		Watches(&v1alpha1.IPClaim{}, enqueue(gatherPods, claimNetwork), builder.WithPredicates(cameOrWent())).
 		Watches(&corev1.Pod{}, enqueue(gatherPods, podNetworks), builder.WithPredicates(demandChanged())).
 		Complete(r)
 }

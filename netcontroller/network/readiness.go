@@ -33,6 +33,8 @@ type Facts struct {
 	Holders []v1alpha1.NodeNetwork
 	// Blocks are the IPBlocks that bear the Network's name.
 	Blocks []v1alpha1.IPBlock
+	// Claims are the IPClaims that bear the Network's name.
+	Claims []v1alpha1.IPClaim
 	// Pods are living pods bound to a node that ask for the Network.
 	Pods []corev1.Pod
 }
@@ -225,6 +227,7 @@ func tightness(f *Facts, plan *addressing.Plan, nodes v1alpha1.NodeCounts) metav
 type Hold struct {
 	Pods   []string // namespace/name
 	Blocks int
+	Claims int // of fixed addresses
 }
 
 // Holding lists what still lives on a Network. Pods that no node was found for
@@ -239,12 +242,25 @@ func Holding(f *Facts) Hold {
 			h.Blocks++
 		}
 	}
+	for i := range f.Claims {
+		if keepsNetwork(&f.Claims[i], f.Network) {
+			h.Claims++
+		}
+	}
 	slices.Sort(h.Pods) // caches have no order, and a message that changes is a write
 	return h
 }
 
 // Empty tells that the Network may go.
-func (h Hold) Empty() bool { return len(h.Pods) == 0 && h.Blocks == 0 }
+func (h Hold) Empty() bool { return len(h.Pods) == 0 && h.Blocks == 0 && h.Claims == 0 }
+
+// keepsNetwork tells whether a claim keeps the Network from going: the ipclaim
+// controller deletes it when no pod uses its address. What an admin has
+// reserved for any Network of the name, and no pod has used, stays.
+func keepsNetwork(claim *v1alpha1.IPClaim, network *v1alpha1.Network) bool {
+	return claim.Spec.NetworkUID == network.UID ||
+		claim.Spec.NetworkUID == "" && slices.Contains(claim.Finalizers, v1alpha1.FinalizerIPClaim)
+}
 
 // String is the message of reason Terminating.
 func (h Hold) String() string {
@@ -258,6 +274,9 @@ func (h Hold) String() string {
 	}
 	if h.Blocks > 0 {
 		parts = append(parts, count(h.Blocks, "address block")+" that nodes hold")
+	}
+	if h.Claims > 0 {
+		parts = append(parts, count(h.Claims, "IPClaim")+" of addresses that are not given back")
 	}
 	if len(parts) == 0 {
 		return "it is being deleted"

@@ -205,6 +205,18 @@ func TestReadiness(t *testing.T) {
 			facts: facts(aNetwork("management", deleting)),
 			want:  verdict{"False", "Terminating", "it is being deleted"},
 		},
+		"being deleted while fixed addresses are not given back": {
+			facts: facts(aNetwork("management", deleting), func(f *Facts) {
+				claim := func(uid types.UID, finalizers ...string) v1alpha1.IPClaim {
+					return v1alpha1.IPClaim{ObjectMeta: metav1.ObjectMeta{Finalizers: finalizers}, Spec: v1alpha1.IPClaimSpec{Network: "management", NetworkUID: uid}}
+				}
+				f.Claims = []v1alpha1.IPClaim{
+					claim("management-uid"), claim("", v1alpha1.FinalizerIPClaim),
+					claim(""), claim("of an earlier one", v1alpha1.FinalizerIPClaim), // hold nothing
+				}
+			}),
+			want: verdict{"False", "Terminating", "it is being deleted and waits for 2 IPClaims of addresses that are not given back"},
+		},
 		"being deleted while pods and blocks are left": {
 			facts: facts(aNetwork("management", deleting), func(f *Facts) {
 				for _, name := range []string{"d", "c", "b", "a"} {

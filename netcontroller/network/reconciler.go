@@ -6,6 +6,7 @@ package network
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -34,7 +35,7 @@ const retryConflict = 100 * time.Millisecond
 // +kubebuilder:rbac:groups=netplane.io,resources=networks,verbs=get;list;watch;patch;update
 // +kubebuilder:rbac:groups=netplane.io,resources=networks/status,verbs=get;patch;update
 // +kubebuilder:rbac:groups=netplane.io,resources=networks/finalizers,verbs=update
-// +kubebuilder:rbac:groups=netplane.io,resources=physicalnetworks;nodenetworks;ipblocks,verbs=get;list;watch
+// +kubebuilder:rbac:groups=netplane.io,resources=physicalnetworks;nodenetworks;ipblocks;ipclaims,verbs=get;list;watch
 // +kubebuilder:rbac:groups="",resources=pods,verbs=get;list;watch
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 // +kubebuilder:rbac:groups="",resources=events,verbs=create;patch
@@ -84,6 +85,7 @@ func (r *reconciler) gather(ctx context.Context, network *v1alpha1.Network) (*Fa
 		siblings       v1alpha1.NetworkList
 		nodes, holders v1alpha1.NodeNetworkList
 		blocks         v1alpha1.IPBlockList
+		claims         v1alpha1.IPClaimList
 	)
 	for _, read := range []struct {
 		into       client.ObjectList
@@ -93,12 +95,13 @@ func (r *reconciler) gather(ctx context.Context, network *v1alpha1.Network) (*Fa
 		{&nodes, indexNodePhysicalNet, network.Spec.PhysicalNet},
 		{&holders, indexNodeHeld, network.Name},
 		{&blocks, indexBlockNetwork, network.Name},
+		{&claims, indexClaimNetwork, network.Name},
 	} {
 		if err := r.client.List(ctx, read.into, client.MatchingFields{read.index: read.key}, client.UnsafeDisableDeepCopy); err != nil {
 			return nil, fmt.Errorf("reading the cache index %s: %w", read.index, err)
 		}
 	}
-	f.Siblings, f.Nodes, f.Holders, f.Blocks = siblings.Items, nodes.Items, holders.Items, blocks.Items
+	f.Siblings, f.Nodes, f.Holders, f.Blocks, f.Claims = siblings.Items, nodes.Items, holders.Items, blocks.Items, claims.Items
 	if f.Pods, err = PodsOf(ctx, r.client, network.Name); err != nil {
 		return nil, fmt.Errorf("listing the pods of Network %q: %w", network.Name, err)
 	}
@@ -117,7 +120,7 @@ func (r *reconciler) hold(ctx context.Context, network *v1alpha1.Network) error 
 }
 
 // release takes the finalizer off, after asking the API server itself: a
-// block that a node created a moment ago may not be in the cache yet.
+// block or claim that was created a moment ago may not be in the cache yet.
 func (r *reconciler) release(ctx context.Context, network *v1alpha1.Network) error {
 	var blocks v1alpha1.IPBlockList
 	if err := r.live.List(ctx, &blocks, client.MatchingFields{v1alpha1.FieldIPBlockNetwork: network.Name}); err != nil {
@@ -127,6 +130,13 @@ func (r *reconciler) release(ctx context.Context, network *v1alpha1.Network) err
 		if blocks.Items[i].Spec.NetworkUID == network.UID {
 			return nil // its event brings us back
 		}
+	}
+	var claims v1alpha1.IPClaimList
+	if err := r.live.List(ctx, &claims, client.MatchingFields{v1alpha1.FieldIPClaimNetwork: network.Name}); err != nil {
+		return fmt.Errorf("listing the IPClaims of Network %q: %w", network.Name, err)
+	}
+	if slices.ContainsFunc(claims.Items, func(claim v1alpha1.IPClaim) bool { return keepsNetwork(&claim, network) }) {
+		return nil
 	}
 	before := network.DeepCopy()
 	controllerutil.RemoveFinalizer(network, v1alpha1.FinalizerNetwork)

@@ -39,6 +39,7 @@ func TestController(t *testing.T) {
 	t.Run("counts nodes and addresses", func(t *testing.T) { testCounts(t, c, p) })
 	t.Run("addresses run low before they are exhausted", func(t *testing.T) { testAvailability(t, c) })
 	t.Run("a Network that is deleted waits for its pods, then for its blocks", func(t *testing.T) { testFinalizer(t, c) })
+	t.Run("a pod gets a fixed address, for which the Network waits", func(t *testing.T) { testFixed(t, c) })
 	t.Run("AgentReady follows the agent's pod and the Node", func(t *testing.T) { testAgentReady(t, c) })
 	t.Run("node labels follow the NICs", func(t *testing.T) { testLabels(t, c) })
 	t.Run("blocks of a Node that is gone are freed", func(t *testing.T) { testNodeGone(t, c) })
@@ -200,6 +201,40 @@ func testFinalizer(t *testing.T, c client.Client) {
 	})
 	awaitCondition(t, c, network, v1alpha1.ConditionReady, "False", v1alpha1.ReasonTerminating, "waits for 1 address block")
 	letGo(t, c, block)
+	awaitGone(t, c, network)
+}
+
+// The rules by which addresses change hands have tests of their own: here it is
+// shown that the program follows them, and that a Network waits for it.
+func testFixed(t *testing.T, c client.Client) {
+	addPhysical(t, c, "fx")
+	node := addNode(t, c, "fx-node")
+	report(t, c, node.Name, backs("fx", "eth1", true))
+	network := &v1alpha1.Network{
+		ObjectMeta: metav1.ObjectMeta{Name: "fixed"},
+		Spec:       v1alpha1.NetworkSpec{PhysicalNet: "fx", Plugin: v1alpha1.PluginMacvlan, Subnet: "10.9.0.0/24", BlockSize: 16, StaticRange: "10.9.0.128/25"},
+	}
+	create(t, c, network)
+	pod := addPod(t, c, "fx-pod", node.Name, "- {name: fixed, ips: [10.9.0.200]}")
+	claim := &v1alpha1.IPClaim{ObjectMeta: metav1.ObjectMeta{Name: "fixed.10.9.0.200"}}
+	eventually(t, "the claim", func(ctx context.Context) error {
+		if err := c.Get(ctx, client.ObjectKeyFromObject(claim), claim); err != nil {
+			return err
+		}
+		if claim.Status.PodUID != pod.UID || claim.Status.NodeName != node.Name {
+			return fmt.Errorf("status %+v", claim.Status)
+		}
+		return nil
+	})
+	remove(t, c, network)
+	awaitCondition(t, c, network, v1alpha1.ConditionReady, "False", v1alpha1.ReasonTerminating, "1 pod on it (default/fx-pod)", "1 IPClaim")
+	held := backs("fx", "eth1", true)
+	held.Held = []v1alpha1.HeldAddresses{{Network: "fixed", Count: 1, PodUID: pod.UID, Fixed: true}}
+	report(t, c, node.Name, held)
+	remove(t, c, pod)
+	awaitCondition(t, c, network, v1alpha1.ConditionReady, "False", v1alpha1.ReasonTerminating, "waits for 1 IPClaim of addresses that are not given back")
+	report(t, c, node.Name, backs("fx", "eth1", true))
+	awaitGone(t, c, claim)
 	awaitGone(t, c, network)
 }
 
