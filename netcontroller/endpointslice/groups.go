@@ -80,6 +80,7 @@ type claim struct {
 type facts struct {
 	networks  map[string]network        // by name; those that do not exist are absent
 	blocks    map[onNode][]netip.Prefix // the IPBlocks of a node in a Network
+	fixed     map[types.UID][]claim     // the addresses that IPClaims give a pod on its node; of both families the IPv4 one
 	linked    map[onNode]bool           // whether a node's NICs for a physical network are up
 	contested func(*corev1.Pod, claim) bool
 }

@@ -200,35 +200,35 @@ func TestPublishWithholdsWhatThePodsNodeDoesNotHold(t *testing.T) {
 				attach(pod, attachment("data", "eth1", "10.20.0.5", "192.0.2.1"))
 			},
 			pods: []string{"web 10.20.0.5 True"},
-			want: []string{"192.0.2.1: it lies in no IPBlock of this network that the pod's node holds"},
+			want: []string{"192.0.2.1: it lies in no IPBlock of this network that the pod's node holds, and no IPClaim gives it to the pod"},
 		},
 		"an address of another node's block": {
 			change: func(pod *corev1.Pod, known *facts) {
 				known.blocks[onNode{"worker2", "data"}] = prefixes("10.20.0.64/26")
 				attach(pod, attachment("data", "eth1", "10.20.0.70"))
 			},
-			want: []string{"10.20.0.70: it lies in no IPBlock of this network that the pod's node holds"},
+			want: []string{"10.20.0.70: it lies in no IPBlock of this network that the pod's node holds, and no IPClaim gives it to the pod"},
 		},
 		"an address of another network's block": {
 			change: func(pod *corev1.Pod, _ *facts) { attach(pod, attachment("data", "eth1", "10.10.0.5")) },
-			want:   []string{"10.10.0.5: it lies in no IPBlock of this network that the pod's node holds"},
+			want:   []string{"10.10.0.5: it lies in no IPBlock of this network that the pod's node holds, and no IPClaim gives it to the pod"},
 		},
 		"the node's own address": {
 			change: func(pod *corev1.Pod, _ *facts) { attach(pod, attachment("data", "eth1", "10.20.0.1")) },
-			want:   []string{"10.20.0.1: it lies in no IPBlock of this network that the pod's node holds"},
+			want:   []string{"10.20.0.1: it lies in no IPBlock of this network that the pod's node holds, and no IPClaim gives it to the pod"},
 		},
 		"an IPv6 address that follows from none": {
 			change: func(pod *corev1.Pod, _ *facts) {
 				attach(pod, attachment("data", "eth1", "10.20.0.5", "fd00:10:20::a14:46"))
 			},
 			pods: []string{"web 10.20.0.5 True"},
-			want: []string{"fd00:10:20::a14:46: it lies in no IPBlock of this network that the pod's node holds"},
+			want: []string{"fd00:10:20::a14:46: it lies in no IPBlock of this network that the pod's node holds, and no IPClaim gives it to the pod"},
 		},
 		"a block that went": {
 			change: func(_ *corev1.Pod, known *facts) { delete(known.blocks, onNode{"worker", "data"}) },
 			want: []string{
-				"10.20.0.5: it lies in no IPBlock of this network that the pod's node holds",
-				"fd00:10:20::a14:5: it lies in no IPBlock of this network that the pod's node holds",
+				"10.20.0.5: it lies in no IPBlock of this network that the pod's node holds, and no IPClaim gives it to the pod",
+				"fd00:10:20::a14:5: it lies in no IPBlock of this network that the pod's node holds, and no IPClaim gives it to the pod",
 			},
 		},
 		"an address that another claims": {
@@ -237,6 +237,21 @@ func TestPublishWithholdsWhatThePodsNodeDoesNotHold(t *testing.T) {
 			},
 			pods: []string{"web fd00:10:20::a14:5 True"},
 			want: []string{"10.20.0.5: another pod on the same node claims it too"},
+		},
+		"a fixed address that an IPClaim gives the pod": {
+			change: func(pod *corev1.Pod, known *facts) {
+				known.fixed = map[types.UID][]claim{"1": {{"data", netip.MustParseAddr("10.20.9.9")}}}
+				known.contested = func(*corev1.Pod, claim) bool { return true } // by forgers only
+				attach(pod, attachment("data", "eth1", "10.20.9.9", "fd00:10:20::a14:909"))
+			},
+			pods: []string{"web 10.20.9.9 True", "web fd00:10:20::a14:909 True"},
+		},
+		"a fixed address of another pod": {
+			change: func(pod *corev1.Pod, known *facts) {
+				known.fixed = map[types.UID][]claim{"2": {{"data", netip.MustParseAddr("10.20.9.9")}}, "1": {{"management", netip.MustParseAddr("10.20.9.9")}}}
+				attach(pod, attachment("data", "eth1", "10.20.9.9"))
+			},
+			want: []string{"10.20.9.9: it lies in no IPBlock of this network that the pod's node holds, and no IPClaim gives it to the pod"},
 		},
 		"no address at all": {
 			change: func(pod *corev1.Pod, _ *facts) { attach(pod, attachment("data", "eth1", "10.20.0.5/16")) },

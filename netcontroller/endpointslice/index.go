@@ -22,6 +22,7 @@ const (
 	indexPodNode        = "endpointslice.pod.node"        // pods with network-status only
 	indexPodClaim       = "endpointslice.pod.claim"
 	indexBlockHolder    = "endpointslice.block.holder"
+	indexIPClaimPod     = "endpointslice.ipclaim.pod"
 )
 
 // anyNetwork is no network's name: it finds Services with the annotation,
@@ -38,6 +39,7 @@ func addIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 		{&corev1.Pod{}, indexPodNode, indexValues(podNode)},
 		{&corev1.Pod{}, indexPodClaim, indexValues(podClaims)},
 		{&v1alpha1.IPBlock{}, indexBlockHolder, indexValues(blockHolder)},
+		{&v1alpha1.IPClaim{}, indexIPClaimPod, indexValues(claimedBy)},
 	} {
 		if err := indexer.IndexField(ctx, index.object, index.field, index.values); err != nil {
 			return fmt.Errorf("adding the index %s: %w", index.field, err)
@@ -88,6 +90,14 @@ func (c claim) key() string { return c.network + "/" + c.addr.String() }
 
 func blockHolder(block *v1alpha1.IPBlock) []string {
 	return []string{onNode{block.Spec.NodeName, block.Spec.Network}.key()}
+}
+
+// claimedBy is the pod that has a fixed address.
+func claimedBy(object *v1alpha1.IPClaim) []string {
+	if object.Status.PodUID == "" {
+		return nil
+	}
+	return []string{string(object.Status.PodUID)}
 }
 
 func (o onNode) key() string { return o.node + "/" + o.network }

@@ -21,7 +21,7 @@ const labelServiceProxyName = "service.kubernetes.io/service-proxy-name"
 // Why an address is withheld, as events tell it.
 const (
 	whyNoAddress = "it is no IP address"
-	whyNoBlock   = "it lies in no IPBlock of this network that the pod's node holds"
+	whyNoBlock   = "it lies in no IPBlock of this network that the pod's node holds, and no IPClaim gives it to the pod"
 	whyContested = "another pod on the same node claims it too"
 )
 
@@ -63,9 +63,10 @@ func shadowPods(pod *corev1.Pod, n network, families []corev1.IPFamily, known fa
 
 // distrust says why an address is not to be published; empty means that it is.
 // Annotations can be forged, so an address counts only if the pod's own node
-// holds the block that it is from.
+// holds the block that it is from, or if an IPClaim gives it to this very pod:
+// then nobody else's annotation can throw doubt on it.
 func distrust(pod *corev1.Pod, n network, c claim, known facts) string {
-	if n.plan == nil {
+	if n.plan == nil || slices.Contains(known.fixed[pod.UID], claim{n.name, n.plan.Principal(c.addr)}) {
 		return ""
 	}
 	held := slices.ContainsFunc(known.blocks[onNode{pod.Spec.NodeName, n.name}], func(block netip.Prefix) bool {

@@ -17,6 +17,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/endpointslice"
 	sliceutil "k8s.io/endpointslice/util"
@@ -170,6 +171,7 @@ func (r *reconciler) gather(ctx context.Context, names []string, pods []*corev1.
 	known := facts{
 		networks: map[string]network{},
 		blocks:   map[onNode][]netip.Prefix{},
+		fixed:    map[types.UID][]claim{},
 		linked:   map[onNode]bool{},
 		contested: func(pod *corev1.Pod, c claim) bool {
 			var rivals corev1.PodList
@@ -187,7 +189,13 @@ func (r *reconciler) gather(ctx context.Context, names []string, pods []*corev1.
 	seen := map[string]bool{}
 	for _, pod := range pods {
 		node := pod.Spec.NodeName
-		if node == "" || seen[node] {
+		if node == "" {
+			continue
+		}
+		if err := r.gatherFixed(ctx, pod, &known); err != nil {
+			return facts{}, err
+		}
+		if seen[node] {
 			continue
 		}
 		seen[node] = true
@@ -243,6 +251,24 @@ func (r *reconciler) gatherNode(ctx context.Context, node string, known *facts) 
 			if prefix, err := netip.ParsePrefix(string(spec.CIDR)); err == nil && spec.NetworkUID == n.uid {
 				known.blocks[holder] = append(known.blocks[holder], prefix)
 			}
+		}
+	}
+	return nil
+}
+
+// gatherFixed reads which fixed addresses a pod has.
+func (r *reconciler) gatherFixed(ctx context.Context, pod *corev1.Pod, known *facts) error {
+	var list v1alpha1.IPClaimList
+	err := r.client.List(ctx, &list, client.MatchingFields{indexIPClaimPod: string(pod.UID)}, client.UnsafeDisableDeepCopy)
+	if err != nil {
+		return fmt.Errorf("listing the IPClaims of pod %s: %w", client.ObjectKeyFromObject(pod), err)
+	}
+	for i := range list.Items {
+		spec := &list.Items[i].Spec
+		n, named := known.networks[spec.Network]
+		addr, err := netip.ParseAddr(string(spec.Address))
+		if err == nil && named && (spec.NetworkUID == "" || spec.NetworkUID == n.uid) && list.Items[i].Status.NodeName == pod.Spec.NodeName {
+			known.fixed[pod.UID] = append(known.fixed[pod.UID], claim{spec.Network, addr})
 		}
 	}
 	return nil

@@ -80,11 +80,11 @@ func (o *Options) complete() {
 // admission plugin OwnerReferencesPermissionEnforcement guards.
 // +kubebuilder:rbac:groups="",resources=services/finalizers,verbs=update
 // +kubebuilder:rbac:groups=discovery.k8s.io,resources=endpointslices,verbs=get;list;watch;create;update;delete
-// +kubebuilder:rbac:groups=netplane.io,resources=networks;nodenetworks;ipblocks,verbs=get;list;watch
+// +kubebuilder:rbac:groups=netplane.io,resources=networks;nodenetworks;ipblocks;ipclaims,verbs=get;list;watch
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 
 // Setup adds the controller to the manager. The manager's cache must hold
-// Services, Pods, Nodes, Networks, NodeNetworks, IPBlocks and the
+// Services, Pods, Nodes, Networks, NodeNetworks, IPBlocks, IPClaims and the
 // EndpointSlices labelled managed-by netplane.io, of all namespaces; pods with
 // their annotations, labels, node, host name, ports and status.
 func Setup(mgr ctrl.Manager, opts Options) error {
@@ -119,6 +119,7 @@ func Setup(mgr ctrl.Manager, opts Options) error {
 		Watches(&v1alpha1.Network{}, watch.networks()).
 		Watches(&v1alpha1.NodeNetwork{}, watch.nodeNetworks()).
 		Watches(&v1alpha1.IPBlock{}, watch.blocks()).
+		Watches(&v1alpha1.IPClaim{}, watch.ipClaims()).
 		WithOptions(controller.Options{MaxConcurrentReconciles: opts.Workers}).
 		Complete(r)
 	if err != nil {

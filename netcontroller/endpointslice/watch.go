@@ -217,6 +217,34 @@ func (w *watcher) blocks() handler.EventHandler {
 	}
 }
 
+// ipClaims enqueues the Services that select the pod that got or lost a fixed
+// address, or whose node was noted.
+func (w *watcher) ipClaims() handler.EventHandler {
+	enqueue := func(ctx context.Context, q queue, object client.Object) {
+		claim, ok := object.(*v1alpha1.IPClaim)
+		if !ok || claim.Status.PodUID == "" {
+			return
+		}
+		var pod corev1.Pod
+		key := client.ObjectKey{Namespace: claim.Spec.Owner.Namespace, Name: claim.Status.PodName}
+		if err := w.reader.Get(ctx, key, &pod, uncopied()); err == nil && pod.UID == claim.Status.PodUID {
+			w.enqueueSelecting(ctx, q, &pod) // a pod that is not there concerns no Service
+		}
+	}
+	return handler.Funcs{
+		CreateFunc: func(ctx context.Context, e event.CreateEvent, q queue) { enqueue(ctx, q, e.Object) },
+		DeleteFunc: func(ctx context.Context, e event.DeleteEvent, q queue) { enqueue(ctx, q, e.Object) },
+		UpdateFunc: func(ctx context.Context, e event.UpdateEvent, q queue) {
+			old, ok1 := e.ObjectOld.(*v1alpha1.IPClaim)
+			now, ok2 := e.ObjectNew.(*v1alpha1.IPClaim)
+			if ok1 && ok2 && (old.Status.PodUID != now.Status.PodUID || old.Status.NodeName != now.Status.NodeName) {
+				enqueue(ctx, q, old)
+				enqueue(ctx, q, now)
+			}
+		},
+	}
+}
+
 // enqueueOnNode enqueues the Services that name the network, in the namespaces
 // of the node's pods.
 func (w *watcher) enqueueOnNode(ctx context.Context, q queue, node, network string) {

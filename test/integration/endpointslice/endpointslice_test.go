@@ -17,6 +17,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/netplane/netplane/api/v1alpha1"
@@ -32,6 +33,7 @@ func TestEndpointSlices(t *testing.T) {
 		"a pod going away is terminating, then gone":  testTerminating,
 		"a NIC down takes one network out":            testLinkDown,
 		"a forged address is withheld":                testForged,
+		"a fixed address follows its IPClaim":         testFixed,
 		"an address that two claim is withheld":       testContested,
 		"the annotation removed":                      testAnnotationRemoved,
 		"the Service deleted":                         testServiceDeleted,
@@ -180,12 +182,40 @@ func testForged(t *testing.T, w *world) {
 	w.pod(t, namespace, "honest", "worker", attachment("data", "eth2", "10.20.1.7"))
 	w.pod(t, namespace, "forger", "worker", attachment("data", "eth2", "10.20.7.5", "fd00:10:20::a14:705"))
 	w.wantEvent(t, namespace, "forger", v1alpha1.EventAddressWithheld, "not published in Service web: "+
-		"address 10.20.7.5 on network data: it lies in no IPBlock of this network that the pod's node holds; "+
-		"address fd00:10:20::a14:705 on network data: it lies in no IPBlock of this network that the pod's node holds")
+		"address 10.20.7.5 on network data: it lies in no IPBlock of this network that the pod's node holds, and no IPClaim gives it to the pod; "+
+		"address fd00:10:20::a14:705 on network data: it lies in no IPBlock of this network that the pod's node holds, and no IPClaim gives it to the pod")
 	w.wantEndpoints(t, namespace, "data IPv4: honest 10.20.1.7 ready", "data IPv6: -")
 	// Once the node holds the block, the same claim is good.
 	w.block(t, "data", "worker", "10.20.7.0/26")
 	w.wantEndpoints(t, namespace, "data IPv4: forger 10.20.7.5 ready", "data IPv4: honest 10.20.1.7 ready", "data IPv6: forger fd00:10:20::a14:705 ready")
+}
+
+func testFixed(t *testing.T, w *world) {
+	namespace := w.namespace(t)
+	w.create(t, service(namespace, "data"))
+	pod := w.pod(t, namespace, "web-0", "worker", attachment("data", "eth2", "10.20.254.5", "fd00:10:20::a14:fe05"))
+	w.wantEndpoints(t, namespace, "data IPv4: -", "data IPv6: -")
+	ipClaim := &v1alpha1.IPClaim{
+		ObjectMeta: metav1.ObjectMeta{Name: "data.10.20.254.5"},
+		Spec: v1alpha1.IPClaimSpec{
+			Network: "data", Address: "10.20.254.5",
+			Owner: v1alpha1.IPClaimOwner{Kind: v1alpha1.IPClaimOwnerPod, Namespace: namespace, Name: pod.Name, Interface: "eth2"},
+		},
+	}
+	w.create(t, ipClaim)
+	hand := func(uid types.UID, node string) {
+		t.Helper()
+		change(t, w, ipClaim, true, func(c *v1alpha1.IPClaim) { c.Status.PodUID, c.Status.PodName, c.Status.NodeName = uid, pod.Name, node })
+	}
+	published := []string{"data IPv4: web-0 10.20.254.5 ready", "data IPv6: web-0 fd00:10:20::a14:fe05 ready"}
+	hand(pod.UID, "worker")
+	w.wantEndpoints(t, namespace, published...)
+	hand(pod.UID, "another")
+	w.wantEndpoints(t, namespace, "data IPv4: -", "data IPv6: -")
+	hand(pod.UID, "worker")
+	w.wantEndpoints(t, namespace, published...)
+	hand("a later pod", "worker")
+	w.wantEndpoints(t, namespace, "data IPv4: -", "data IPv6: -")
 }
 
 func testContested(t *testing.T, w *world) {
