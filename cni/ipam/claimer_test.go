@@ -369,3 +369,17 @@ netplane_ipam_addresses{network="data",state="used"} 1
 		t.Error("metrics were registered twice")
 	}
 }
+
+func TestAddressesCostTheAPIServerNothing(t *testing.T) {
+	f := newClaimFixture(t, world()...)
+	f.run()
+	for round := range 20 {
+		name := fmt.Sprintf("pod-%d", round)
+		f.mustReserve(ask(name, "data"), ask(name, "data", "net2"))
+		calls, _ := f.run()
+		expectEqual(t, "calls while the pod has addresses", []string(nil), calls)
+		f.mustRelease("sandbox-" + name)
+		calls, _ = f.run()
+		expectEqual(t, "calls after it gave them back", []string(nil), calls)
+	}
+}
