@@ -226,6 +226,10 @@ func (ses *session) handlePrepare(ctx context.Context, request *wire.Request) (*
 	if ses.unlock != nil {
 		return nil, invalid("a connection serves one ADD")
 	}
+	if request.Sandbox.NetNS == "" {
+		// What is reserved for a sandbox is collected when its namespace is gone.
+		return nil, invalid("the request names no network namespace")
+	}
 	unlock, err := ses.busy.lock(ctx, request.Sandbox.ContainerID)
 	if err != nil {
 		return nil, err

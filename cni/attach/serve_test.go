@@ -163,6 +163,7 @@ func TestServerRefusesWhatItDoesNotUnderstand(t *testing.T) {
 	}{
 		"unknown operation":      {wire.Request{Op: "explode", Sandbox: sandboxOf("c1")}, `unknown operation "explode"`},
 		"no container":           {wire.Request{Op: wire.OpDel}, "the request names no container"},
+		"no namespace":           {wire.Request{Op: wire.OpPrepare, Sandbox: wire.Sandbox{ContainerID: "c1"}}, "the request names no network namespace"},
 		"commit before prepare":  {wire.Request{Op: wire.OpCommit, Sandbox: sandboxOf("c1")}, "commit of what this connection did not prepare"},
 		"check of an unknown":    {wire.Request{Op: wire.OpCheck, Sandbox: sandboxOf("c1")}, "sandbox c1 was given no networks by this agent"},
 		"container ID as a path": {wire.Request{Op: wire.OpDel, Sandbox: sandboxOf("../c1")}, `container ID "../c1" cannot name a file`},

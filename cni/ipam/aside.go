@@ -55,7 +55,7 @@ func (m *Manager) putAsideLocked(lease *Lease) (bool, error) {
 		Since: m.clock.Now().UTC().Round(0),
 	}
 	// One record does both: who reads it drops the address's former owner.
-	if err := m.journal.append(opLease, []Lease{*aside}); err != nil {
+	if err := m.journal.append(record{Op: opLease, Leases: []Lease{*aside}}); err != nil {
 		return false, err
 	}
 	m.leave(lease)

@@ -42,7 +42,7 @@ func TestAnAddressThatAnotherHostHasIsPutAside(t *testing.T) {
 	for i := range 6 {
 		asks = append(asks, ask("b", "data", fmt.Sprintf("net%d", i)))
 	}
-	others := []string{"10.20.0.10", "10.20.0.11", "10.20.0.12", "10.20.0.13", "10.20.0.14", "10.20.0.15"}
+	others := []string{"10.20.0.12", "10.20.0.13", "10.20.0.14", "10.20.0.15", "10.20.0.10", "10.20.0.11"}
 	expectEqual(t, "what others get meanwhile", others, f.mustReserve(asks...))
 	f.clock.Step(time.Second)
 	collector.look(t.Context())

@@ -140,7 +140,7 @@ func (v *view) missing(usage *Usage) map[netip.Prefix]bool {
 	out := map[netip.Prefix]bool{}
 	for i := range usage.Leases {
 		l := &usage.Leases[i]
-		if v.blocks[l.Block] == nil && v.others[l.Block] == nil && v.plan.CheckBlock(l.Block) == nil {
+		if !l.aside() && v.blocks[l.Block] == nil && v.others[l.Block] == nil && v.plan.CheckBlock(l.Block) == nil {
 			out[l.Block] = true
 		}
 	}

@@ -69,7 +69,7 @@ func (p *pool) conflictsNow() []v1alpha1.BlockConflict {
 		conflict := v1alpha1.BlockConflict{Block: addressing.BlockName(p.network, prefix), OtherNode: other}
 		var oldest *Lease
 		for _, lease := range p.leases {
-			if !lease.keeps(prefix) {
+			if lease.aside() || !lease.keeps(prefix) {
 				continue
 			}
 			if oldest == nil || lease.Since.Before(oldest.Since) {

@@ -22,12 +22,13 @@ const (
 )
 
 // NamespaceExists tells whether the lease's network namespace is there, by its
-// path. What cannot be told counts as there: freeing an address that a pod
+// path. Without a path there never was an interface that has the address: one
+// is made inside the namespace that the path leads to. What else cannot be told counts as there: freeing an address that a pod
 // uses is far worse than holding one that nobody does. That includes a missing
 // parent folder: then it is our view of the host that lacks something.
 func NamespaceExists(lease Lease) bool {
 	if lease.NetNS == "" {
-		return true
+		return lease.aside()
 	}
 	if _, err := os.Lstat(lease.NetNS); !errors.Is(err, fs.ErrNotExist) {
 		return true

@@ -17,12 +17,14 @@ import (
 	"slices"
 	"strconv"
 	"syscall"
+	"time"
 )
 
 // Operations of a record.
 const (
 	opLease = "lease"
 	opFree  = "free"
+	opCool  = "cool" // of a rewritten journal: the releases that are left out
 )
 
 // compactAfter is how many releases a journal holds at least before it is
@@ -32,8 +34,10 @@ const compactAfter = 64
 // record is one line of the journal. All leases of a record come to life, or
 // end, together.
 type record struct {
-	Op     string  `json:"op"`
-	Leases []Lease `json:"leases"`
+	Op     string    `json:"op"`
+	Leases []Lease   `json:"leases"`
+	At     time.Time `json:"at,omitzero"` // of opFree
+	Freed  []freed   `json:"freed,omitempty"`
 }
 
 // journal is an append-only file of records, one per line: the CRC-32 (IEEE) of
@@ -79,13 +83,13 @@ func (j *journal) close() error {
 }
 
 // append writes one record. After an error the file holds what it held before.
-func (j *journal) append(op string, leases []Lease) error {
+func (j *journal) append(r record) error {
 	j.line = j.line[:0]
 	if j.torn {
 		// A line of its own keeps the piece before it from spoiling this record.
 		j.line = append(j.line, '\n')
 	}
-	line, err := appendLine(j.line, op, leases)
+	line, err := appendLine(j.line, &r)
 	if err != nil {
 		return err
 	}
@@ -100,7 +104,7 @@ func (j *journal) append(op string, leases []Lease) error {
 	}
 	j.size += int64(len(line))
 	j.torn = false
-	if op == opFree {
+	if r.Op == opFree {
 		j.frees++
 	}
 	return nil
@@ -109,10 +113,11 @@ func (j *journal) append(op string, leases []Lease) error {
 // garbage tells whether rewriting the file for so many living leases pays.
 func (j *journal) garbage(live int) bool { return j.frees > max(compactAfter, live) }
 
-// rewrite replaces the file by one that holds only these leases, by rename: a
-// reader finds the old file or the new one. After an error the old one stands.
-func (j *journal) rewrite(leases []Lease) (err error) {
-	if len(leases) == 0 && j.file != nil && j.file.Truncate(0) == nil {
+// rewrite replaces the file by one that holds only these leases and addresses
+// that cool down, by rename: a reader finds the old file or the new one. After
+// an error the old one stands.
+func (j *journal) rewrite(leases []Lease, cool []freed) (err error) {
+	if len(leases)+len(cool) == 0 && j.file != nil && j.file.Truncate(0) == nil {
 		j.size, j.frees, j.torn = 0, 0, false
 		return nil
 	}
@@ -126,11 +131,9 @@ func (j *journal) rewrite(leases []Lease) (err error) {
 			err = errors.Join(err, next.Close(), os.Remove(next.Name()))
 		}
 	}()
-	var text []byte
-	for i := range leases {
-		if text, err = appendLine(text, opLease, leases[i:i+1]); err != nil {
-			return err
-		}
+	text, err := compacted(leases, cool)
+	if err != nil {
+		return err
 	}
 	if _, err := io.Copy(next, bytes.NewReader(text)); err != nil {
 		return fmt.Errorf("compacting the journal: %w", err)
@@ -144,6 +147,21 @@ func (j *journal) rewrite(leases []Lease) (err error) {
 	}
 	j.file, j.size, j.frees, j.torn = next, int64(len(text)), 0, false
 	return nil
+}
+
+// compacted is the text of a journal without history.
+func compacted(leases []Lease, cool []freed) (text []byte, err error) {
+	if len(cool) > 0 {
+		if text, err = appendLine(text, &record{Op: opCool, Freed: cool}); err != nil {
+			return nil, err
+		}
+	}
+	for i := range leases {
+		if text, err = appendLine(text, &record{Op: opLease, Leases: leases[i : i+1]}); err != nil {
+			return nil, err
+		}
+	}
+	return text, nil
 }
 
 func decode(line []byte) (record, error) {
@@ -168,6 +186,7 @@ func decode(line []byte) (record, error) {
 type replayed struct {
 	byOwner map[ownerKey]Lease
 	byAddr  map[addrKey]ownerKey
+	cooling cooling
 	// damaged counts lines that could not be read though whole lines follow
 	// them. A piece of a line at the end is no damage: the agent died before it
 	// could answer for that record.
@@ -177,7 +196,7 @@ type replayed struct {
 // readRecords applies every readable line in order. A later record wins: an
 // address is handed out again only after it was freed.
 func readRecords(data []byte) *replayed {
-	out := &replayed{byOwner: map[ownerKey]Lease{}, byAddr: map[addrKey]ownerKey{}}
+	out := &replayed{byOwner: map[ownerKey]Lease{}, byAddr: map[addrKey]ownerKey{}, cooling: cooling{}}
 	bad := 0
 	for len(data) > 0 {
 		line, rest, whole := bytes.Cut(data, []byte{'\n'})
@@ -198,6 +217,9 @@ func readRecords(data []byte) *replayed {
 }
 
 func (s *replayed) apply(r record) {
+	for _, f := range r.Freed {
+		s.cooling[addrKey{f.Network, f.Address}] = f.At
+	}
 	for _, lease := range r.Leases {
 		switch r.Op {
 		case opLease:
@@ -206,8 +228,10 @@ func (s *replayed) apply(r record) {
 			s.byOwner[lease.key()] = lease
 			s.byAddr[lease.addr()] = lease.key()
 		case opFree:
-			if s.byAddr[lease.addr()] == lease.key() {
+			// A release matches network, address, container, interface, pod and time.
+			if old := s.byOwner[lease.key()]; sameLease(&old, &lease) && old.PodUID == lease.PodUID {
 				s.drop(lease.key())
+				s.cooling.add([]Lease{lease}, r.At)
 			}
 		}
 	}

@@ -214,14 +214,94 @@ func TestTheJournalStaysShort(t *testing.T) {
 		t.Errorf("the journal had %d lines for 1 lease", longest)
 	}
 	f.tidy()
-	expectEqual(t, "lines after tidying", 1, lineCount(t, f.path))
+	expectEqual(t, "lines after tidying: the lease and what cools down", 2, lineCount(t, f.path))
 	f.mustRelease("sandbox-stays")
+	f.clock.Step(coolDown)
+	f.tidy()
 	expectEqual(t, "lines after the last release", 0, lineCount(t, f.path))
 	files, err := filepath.Glob(filepath.Join(filepath.Dir(f.path), "*"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	expectEqual(t, "files", []string{f.path, f.path + ".lock"}, files)
+}
+
+func TestAddressesCoolDownOverARestart(t *testing.T) {
+	f := newFixture(t)
+	f.hold("data", dataUID, "10.20.0.8/29")
+	f.mustReserve(ask("a", "data"), ask("a", "data", "net2"), ask("a", "data", "net3"))
+	f.mustRelease("sandbox-a", "net2")
+	f.clock.Step(time.Second)
+	f.mustRelease("sandbox-a", "net1")
+	for _, compact := range []bool{false, true} {
+		if compact {
+			f.tidy()
+		}
+		f.clock.Step(time.Second)
+		f.crash(func(l Lease) bool { return l.IfName != "net3" })
+		f.hold("data", dataUID, "10.20.0.8/29")
+		asks := []Ask{}
+		for i := range 7 {
+			asks = append(asks, ask("b", "data", fmt.Sprint("net", i)))
+		}
+		// What was never used first, then what was freed first; that of the dead pod last.
+		want := []string{"10.20.0.12", "10.20.0.13", "10.20.0.14", "10.20.0.15", "10.20.0.10", "10.20.0.9", "10.20.0.11"}
+		_, fresh, _, err := f.pickAll(asks)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, p := range fresh {
+			got = append(got, p.lease.Address.String())
+		}
+		expectEqual(t, fmt.Sprint("order after compaction ", compact), want, got)
+	}
+	f.clock.Step(coolDown)
+	f.crash(func(Lease) bool { return true })
+	expectEqual(t, "addresses that cool down", 0, len(f.cooling))
+}
+
+func TestAddressesCoolDownWhileTheirBlockIsAway(t *testing.T) {
+	f := newFixture(t)
+	f.hold("data", dataUID, "10.20.0.16/29")
+	f.mustReserve(ask("a", "data"))
+	f.mustRelease("sandbox-a")
+	f.hold("data", dataUID)
+	f.hold("data", dataUID, "10.20.0.16/29")
+	expectEqual(t, "address", []string{"10.20.0.18"}, f.mustReserve(ask("b", "data")))
+}
+
+func TestAReleaseInTheJournalMatchesAllOfItsLease(t *testing.T) {
+	lease := Lease{
+		Owner: Owner{PodUID: "uid", ContainerID: "c1", IfName: "net1"}, Network: "data",
+		Address: netip.MustParseAddr("10.20.0.17"), Block: netip.MustParsePrefix("10.20.0.16/29"), Since: time.Date(2026, 9, 1, 12, 0, 0, 5, time.UTC),
+	}
+	tests := map[string]func(l *Lease){
+		"network":   func(l *Lease) { l.Network = "management" },
+		"address":   func(l *Lease) { l.Address = l.Address.Next() },
+		"container": func(l *Lease) { l.ContainerID = "c2" },
+		"interface": func(l *Lease) { l.IfName = "net2" },
+		"pod":       func(l *Lease) { l.PodUID = "other" },
+		"time":      func(l *Lease) { l.Since = l.Since.Add(time.Second) },
+	}
+	replay := func(free Lease) []Lease {
+		t.Helper()
+		var text []byte
+		for _, r := range []record{{Op: opLease, Leases: []Lease{lease}}, {Op: opFree, Leases: []Lease{free}}} {
+			line, err := encode(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			text = append(text, line...)
+		}
+		return readRecords(text).leases()
+	}
+	expectEqual(t, "leases after the release", 0, len(replay(lease)))
+	for what, change := range tests {
+		free := lease
+		change(&free)
+		expectEqual(t, "leases after the release of another "+what, []Lease{lease}, replay(free))
+	}
 }
 
 func TestACompactionThatFailsLosesNothing(t *testing.T) {
@@ -252,7 +332,7 @@ func lineCount(t *testing.T, path string) int {
 	return bytes.Count(data, []byte{'\n'})
 }
 
-func encode(r record) ([]byte, error) { return appendLine(nil, r.Op, r.Leases) }
+func encode(r record) ([]byte, error) { return appendLine(nil, &r) }
 
 // A field that the record lacks would be lost with the agent.
 func TestARecordKeepsEveryFieldOfALease(t *testing.T) {
@@ -264,7 +344,8 @@ func TestARecordKeepsEveryFieldOfALease(t *testing.T) {
 	expectNoZero(t, reflect.ValueOf(lease))
 	for _, leases := range [][]Lease{{lease}, {lease, {Owner: Owner{ContainerID: "c2", IfName: "eth0"}, Network: "data", Address: netip.MustParseAddr("10.0.0.5"), Block: netip.MustParsePrefix("10.0.0.0/26")}},
 		{{Owner: Owner{ContainerID: "c3", IfName: "eth0"}, Network: "data", Address: netip.MustParseAddr("10.0.0.6"), Fixed: true}}} {
-		line, err := appendLine([]byte("before"), opFree, leases)
+		written := record{Op: opFree, Leases: leases, At: lease.Since, Freed: []freed{{Network: "data", Address: lease.Address, At: lease.Since}}}
+		line, err := appendLine([]byte("before"), &written)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -272,7 +353,7 @@ func TestARecordKeepsEveryFieldOfALease(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%v of %s", err, line)
 		}
-		expectEqual(t, "record", record{Op: opFree, Leases: leases}, got)
+		expectEqual(t, "record", written, got)
 	}
 }
 

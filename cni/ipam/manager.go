@@ -13,6 +13,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -58,6 +59,7 @@ type Manager struct {
 	mu          sync.Mutex
 	journal     *journal
 	pools       map[string]*pool
+	cooling     cooling
 	byOwner     map[ownerKey]*Lease
 	byContainer map[string][]*Lease // by container ID
 	arrived     chan struct{}       // closed when addresses became free; nil if nobody waits
@@ -73,6 +75,7 @@ func New(cfg Config) *Manager {
 		logger:      cfg.Logger,
 		ready:       make(chan struct{}),
 		pools:       map[string]*pool{},
+		cooling:     cooling{},
 		byOwner:     map[ownerKey]*Lease{},
 		byContainer: map[string][]*Lease{},
 	}
@@ -110,13 +113,19 @@ func (m *Manager) Replay(live func(Lease) bool) error {
 	if err != nil {
 		return err
 	}
-	var kept []Lease
+	now := m.clock.Now().UTC().Round(0)
+	var kept, dead []Lease
 	for _, lease := range state.leases() {
 		if live(lease) {
 			kept = append(kept, lease)
+		} else {
+			dead = append(dead, lease)
 		}
 	}
-	if err := j.rewrite(kept); err != nil {
+	maps.Copy(m.cooling, state.cooling)
+	m.cooling.add(dead, now)
+	m.cooling.forget(now)
+	if err := j.rewrite(kept, m.cooling.list()); err != nil {
 		return errors.Join(err, j.close())
 	}
 	if state.damaged > 0 {
@@ -218,7 +227,7 @@ func (m *Manager) try(asks []Ask) (leases []Lease, lack []string, arrived <-chan
 		if len(fresh) < len(leases) {
 			entry = values(fresh)
 		}
-		if err = m.journal.append(opLease, entry); err != nil {
+		if err = m.journal.append(record{Op: opLease, Leases: entry}); err != nil {
 			err = fmt.Errorf("reserving an address of network %q: %w", fresh[0].lease.Network, err)
 		}
 	}
@@ -251,7 +260,7 @@ func (m *Manager) enter(lease *Lease) {
 func (m *Manager) pool(network string) *pool {
 	p := m.pools[network]
 	if p == nil {
-		p = newPool(network)
+		p = newPool(network, m.cooling)
 		m.pools[network] = p
 	}
 	return p
@@ -304,17 +313,18 @@ func (m *Manager) endLocked(gone []Lease) error {
 		return nil
 	}
 	sortLeases(gone)
-	if err := m.journal.append(opFree, gone); err != nil {
+	now := m.clock.Now().UTC().Round(0)
+	if err := m.journal.append(record{Op: opFree, Leases: gone, At: now}); err != nil {
 		return err
 	}
-	now := m.clock.Now().UTC().Round(0)
+	m.cooling.add(gone, now)
 	for i := range gone {
 		m.leave(&gone[i])
 		p := m.pools[gone[i].Network]
 		p.detach(&gone[i], now)
 		m.forgetIfEmpty(p)
 	}
-	m.compactLocked(m.journal.garbage(len(m.byOwner)) || len(m.byOwner) == 0)
+	m.compactLocked(m.journal.garbage(len(m.byOwner) + len(m.cooling)))
 	m.wakeLocked()
 	return nil
 }
@@ -333,10 +343,14 @@ func (m *Manager) leave(lease *Lease) {
 // compactLocked rewrites the journal. A failure leaves the longer journal,
 // which says the same, and the next release tries again.
 func (m *Manager) compactLocked(due bool) {
-	if !due || m.journal.frees == 0 {
+	if !due {
 		return
 	}
-	if err := m.journal.rewrite(m.leasesLocked()); err != nil {
+	m.cooling.forget(m.clock.Now())
+	if m.journal.frees == 0 {
+		return
+	}
+	if err := m.journal.rewrite(m.leasesLocked(), m.cooling.list()); err != nil {
 		m.logger.Error(err, "The address journal stays as long as it is", "path", m.path)
 	}
 }

@@ -343,7 +343,7 @@ func TestReplayKeepsWhatLives(t *testing.T) {
 	expectEqual(t, "leases", before[:1], f.Leases())
 	f.hold("data", dataUID, "10.20.0.8/29")
 	expectEqual(t, "repeated ADD", []string{"10.20.0.9"}, f.mustReserve(ask("a", "data")))
-	expectEqual(t, "next address", []string{"10.20.0.10"}, f.mustReserve(ask("d", "data")))
+	expectEqual(t, "next address: neither that of b nor of c, which cool down", []string{"10.20.0.12"}, f.mustReserve(ask("d", "data")))
 }
 
 func TestReplayTwiceOrBesideAnotherAgentIsRefused(t *testing.T) {

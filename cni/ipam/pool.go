@@ -79,11 +79,13 @@ type pool struct {
 	hint    string
 	// conflicts names the nodes that have blocks in which leases live here.
 	conflicts map[netip.Prefix]string
+	cooling   cooling // the Manager's
 }
 
-func newPool(network string) *pool {
+func newPool(network string, cooling cooling) *pool {
 	return &pool{
 		network: network,
+		cooling: cooling,
 		blocks:  map[netip.Prefix]*block{},
 		leases:  map[netip.Addr]*Lease{},
 		waiting: map[string]int{},
@@ -137,7 +139,7 @@ func (p *pool) addBlock(next Block, now time.Time) {
 }
 
 // refill makes the free list what the plan allows, less the leases, and keeps
-// the order of what was free before.
+// the order of what was free before. What was freed a moment ago comes last.
 func (p *pool) refill(b *block) {
 	var allowed []netip.Addr
 	if p.plan != nil && p.plan.CheckBlock(b.Prefix) == nil {
@@ -156,9 +158,10 @@ func (p *pool) refill(b *block) {
 	}
 	for _, address := range allowed {
 		if spare[address] {
-			free = append(free, freeAddr{address: address})
+			free = append(free, freeAddr{address: address, freed: p.cooling[addrKey{p.network, address}]})
 		}
 	}
+	slices.SortStableFunc(free, func(a, b freeAddr) int { return a.freed.Compare(b.freed) })
 	b.free = free
 }
 

@@ -18,22 +18,35 @@ const sumLength = 9
 // appendLine appends a record as a line of the journal. It writes the JSON
 // itself, as every address of every pod passes here; decode reads it with
 // encoding/json. After an error the result is of no use.
-func appendLine(line []byte, op string, leases []Lease) ([]byte, error) {
+func appendLine(line []byte, r *record) ([]byte, error) {
 	start := len(line)
 	line = append(line, "00000000 "...)
 	line = append(line, `{"op":"`...)
-	line = append(line, op...)
+	line = append(line, r.Op...)
 	line = append(line, `","leases":[`...)
-	for i := range leases {
+	for i := range r.Leases {
 		if i > 0 {
 			line = append(line, ',')
 		}
 		var err error
-		if line, err = leases[i].appendJSON(line); err != nil {
+		if line, err = r.Leases[i].appendJSON(line); err != nil {
 			return line, err
 		}
 	}
-	line = append(line, "]}"...)
+	line = append(line, ']')
+	if !r.At.IsZero() {
+		line = append(line, `,"at":"`...)
+		line = append(r.At.AppendFormat(line, time.RFC3339Nano), '"')
+	}
+	if len(r.Freed) > 0 { // of a compacted journal only
+		text, err := json.Marshal(r.Freed)
+		if err != nil {
+			return line, fmt.Errorf("encoding a journal record: %w", err)
+		}
+		line = append(line, `,"freed":`...)
+		line = append(line, text...)
+	}
+	line = append(line, '}')
 	sum := crc32.ChecksumIEEE(line[start+sumLength:])
 	hex.Encode(line[start:], []byte{byte(sum >> 24), byte(sum >> 16), byte(sum >> 8), byte(sum)})
 	return append(line, '\n'), nil
