@@ -266,6 +266,36 @@ func TestADeletedBlockGoesWhenItsLastPodDoes(t *testing.T) {
 	expectEqual(t, "blocks", 1, len(f.blocksInAPI()))
 }
 
+// The scheduler sees 7 addresses then, and 7 pods.
+func TestABlockThatGoesIsMadeUpForWhileItsPodsLive(t *testing.T) {
+	f := newClaimFixture(t, world(ipBlock("10.20.0.16/29", thisNode, thisNodeUID))...)
+	for i := range 7 {
+		name := fmt.Sprint("p", i)
+		f.create(pod(name, "data"))
+		if i == 0 {
+			f.run()
+		}
+		f.mustReserve(ask(name, "data"))
+	}
+	f.deleteInAPI(ipBlock("10.20.0.16/29", thisNode, thisNodeUID))
+	f.run()
+	expectEqual(t, "open blocks", 2, f.openBlocks())
+	// What makes up for it is not spare.
+	f.clock.Step(2 * DefaultIdleGrace)
+	calls, _ := f.run()
+	expectEqual(t, "calls after a while", []string(nil), calls)
+}
+
+func (f *claimFixture) openBlocks() int {
+	open := 0
+	for _, b := range f.Usage("data").Blocks {
+		if b.Open {
+			open++
+		}
+	}
+	return open
+}
+
 func TestSpareBlocksAreGivenBack(t *testing.T) {
 	f := newClaimFixture(t, world(ipBlock("10.20.0.16/29", thisNode, thisNodeUID), ipBlock("10.20.0.24/29", thisNode, thisNodeUID))...)
 	_, result := f.run()

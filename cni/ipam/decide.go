@@ -51,6 +51,7 @@ type situation struct {
 	short     time.Time // since when pods that are bound here lack addresses, or zero
 	watermark int
 	needed    int // addresses of open blocks that pods have, or will ask for
+	displaced int // addresses that pods have in blocks that others do not count as the node's
 	blocks    []heldBlock
 }
 
@@ -89,7 +90,17 @@ func (s *situation) lacks(held, free int) bool {
 	if s.tight {
 		return free < 0
 	}
-	return held == 0 || free < s.watermark
+	return held == 0 || s.shown(free) < s.watermark
+}
+
+// shown is how many free addresses the scheduler sees: it takes every pod on
+// the node for one in the blocks that it counts. Of a Tight network it claims
+// what it lacks itself.
+func (s *situation) shown(free int) int {
+	if s.tight {
+		return free
+	}
+	return free - s.displaced
 }
 
 // noteShortage remembers since when pods lack addresses.
@@ -158,7 +169,7 @@ func (d *decision) giveSpare(s *situation, held, free int) {
 			continue
 		}
 		rest := free - b.capacity
-		if rest < spare {
+		if s.shown(rest) < spare {
 			continue
 		}
 		least := grace
@@ -217,6 +228,28 @@ func needs(demand map[string]int, usage *Usage) int {
 		if _, counted := inside[podUID]; !counted {
 			total += max(0, count-outside[podUID])
 		}
+	}
+	return total
+}
+
+// displaced counts the addresses that pods which are bound here have in blocks
+// that are not part of the node's capacity: those that are being deleted, and
+// those that another node has.
+func displaced(demand map[string]int, usage *Usage) int {
+	counted := func(l *Lease) bool {
+		return slices.ContainsFunc(usage.Blocks, func(b BlockUsage) bool {
+			return b.Prefix.Contains(l.Address) && (b.Open || b.Quarantined)
+		})
+	}
+	outside := map[string]int{}
+	for i := range usage.Leases {
+		if l := &usage.Leases[i]; !l.Fixed && !counted(l) {
+			outside[l.PodUID]++
+		}
+	}
+	total := 0
+	for podUID, count := range outside {
+		total += min(count, demand[podUID])
 	}
 	return total
 }

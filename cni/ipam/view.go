@@ -239,6 +239,7 @@ func (v *view) situation(usage *Usage, g graces, now time.Time) *situation {
 		scarce:    v.scarce(),
 		tight:     v.tight(),
 		needed:    needs(v.demand, usage),
+		displaced: displaced(v.demand, usage),
 	}
 	if v.plan != nil {
 		s.watermark = watermark(v.plan.BlockSize())
