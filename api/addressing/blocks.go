@@ -231,6 +231,23 @@ func (p *Plan) Serves(block netip.Prefix, addr netip.Addr) bool {
 	return !slices.ContainsFunc(a.reserved, func(s span) bool { return s.first <= low && low <= s.last })
 }
 
+// Holds tells whether a pod's interface may have addr by virtue of block, under
+// this spec or an earlier one: unlike Serves it passes what was excluded later,
+// or has become the node's own by it, because pods keep what they have. It never
+// passes the routers, nor the first and the last address of a subnet.
+func (p *Plan) Holds(block netip.Prefix, addr netip.Addr) bool {
+	addr = p.Principal(addr)
+	a := p.areaOf(addr)
+	if a == nil || !block.Contains(addr) || p.CheckBlock(block) != nil {
+		return false
+	}
+	if addr == p.gateway || p.gateway6.IsValid() && addr == p.Principal(p.gateway6) {
+		return false
+	}
+	low, first := low32(addr), low32(a.subnet.Addr())
+	return low != first && (addr.Is6() || low != first|mask32(a.hostBits))
+}
+
 // Capacity is the number of pods' interfaces that a block serves: its usable
 // addresses less the node's own.
 func (p *Plan) Capacity(block netip.Prefix) int {

@@ -169,9 +169,12 @@ func (w *wanted) nodeAddresses() []netip.Addr {
 	if !w.lease.Block.IsValid() {
 		return nil // a fixed address beside eth0 has no need of the node's
 	}
-	own, ok := w.plan.NodeAddress(w.lease.Block)
-	if !ok {
-		return nil
+	own := w.lease.Node
+	if !own.IsValid() { // recorded by an earlier version
+		var ok bool
+		if own, ok = w.plan.NodeAddress(w.lease.Block); !ok {
+			return nil
+		}
 	}
 	var out []netip.Addr
 	for _, prefix := range w.plan.Interface(own) {

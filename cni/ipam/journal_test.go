@@ -338,7 +338,7 @@ func encode(r record) ([]byte, error) { return appendLine(nil, &r) }
 func TestARecordKeepsEveryFieldOfALease(t *testing.T) {
 	lease := Lease{
 		Owner:   Owner{PodUID: "uid", PodNamespace: "default", PodName: "a \"quoted\" \\ name\n\u00e9", ContainerID: "c1", IfName: "net1", NetNS: "/run/netns/x"},
-		Network: "management", NetworkUID: "network-uid", Address: netip.MustParseAddr("fd00::5"), Block: netip.MustParsePrefix("fd00::/122"), Fixed: true,
+		Network: "management", NetworkUID: "network-uid", Address: netip.MustParseAddr("fd00::5"), Block: netip.MustParsePrefix("fd00::/122"), Node: netip.MustParseAddr("fd00::1"), Fixed: true,
 		Since: time.Date(2026, 9, 1, 12, 0, 0, 123456789, time.UTC),
 	}
 	expectNoZero(t, reflect.ValueOf(lease))

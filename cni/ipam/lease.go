@@ -49,8 +49,10 @@ type Lease struct {
 	// Block is the block that the address is of. Of a fixed address it is the one
 	// whose node address the pod's path leads over, if there is need of one.
 	Block netip.Prefix `json:"block"`
-	Fixed bool         `json:"fixed,omitempty"`
-	Since time.Time    `json:"since"`
+	// Node is the node's own address in Block; absent if the pod needs no block.
+	Node  netip.Addr `json:"node,omitzero"`
+	Fixed bool       `json:"fixed,omitempty"`
+	Since time.Time  `json:"since"`
 }
 
 // ownerKey identifies the interface that a lease belongs to.

@@ -28,7 +28,8 @@ func TestReserveGivesEveryInterfaceAnAddressOfItsNetwork(t *testing.T) {
 	expectEqual(t, "addresses", []string{"10.10.0.9", "10.20.0.17", "10.20.0.18"}, got)
 	lease := f.Leases()[2] // after those of "data"
 	want := Lease{Owner: ask("a", "management", "eth0").Owner, Network: "management", NetworkUID: managementUID,
-		Address: netip.MustParseAddr("10.10.0.9"), Block: netip.MustParsePrefix("10.10.0.8/29"), Since: f.clock.Now()}
+		Address: netip.MustParseAddr("10.10.0.9"), Block: netip.MustParsePrefix("10.10.0.8/29"),
+		Node: netip.MustParseAddr("10.10.0.8"), Since: f.clock.Now()}
 	expectEqual(t, "lease", want, lease)
 }
 

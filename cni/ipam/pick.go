@@ -74,7 +74,7 @@ func pickOne(p *pool, ask *Ask, now time.Time) (picked, error) {
 	if !found {
 		return picked{}, nil
 	}
-	lease := &Lease{Owner: ask.Owner, Network: ask.Network, NetworkUID: p.uid, Address: from.address, Block: b.Prefix, Since: now}
+	lease := &Lease{Owner: ask.Owner, Network: ask.Network, NetworkUID: p.uid, Address: from.address, Block: b.Prefix, Node: b.node, Since: now}
 	return picked{lease, b, from}, nil
 }
 
@@ -110,6 +110,6 @@ func fixedLease(p *pool, ask *Ask, now time.Time) (*Lease, error) {
 	if b == nil {
 		return nil, nil
 	}
-	lease.Block = b.Prefix
+	lease.Block, lease.Node = b.Prefix, b.node
 	return lease, nil
 }

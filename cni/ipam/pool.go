@@ -46,6 +46,8 @@ type block struct {
 	drained   bool // closed by the claimer, which is about to delete it
 	sealed    bool // closed for good by the claimer, which is about to let it go
 	free      []freeAddr
+	node      netip.Addr // the node's own address in the block, see shareOut
+	odd       bool       // it, or free, is not what the plan alone would say
 	leased    int
 	used      bool      // had a lease at some time
 	idleSince time.Time // when leased became 0, or the block came
@@ -141,10 +143,9 @@ func (p *pool) addBlock(next Block, now time.Time) {
 // refill makes the free list what the plan allows, less the leases, and keeps
 // the order of what was free before. What was freed a moment ago comes last.
 func (p *pool) refill(b *block) {
-	var allowed []netip.Addr
-	if p.plan != nil && p.plan.CheckBlock(b.Prefix) == nil {
-		allowed = slices.Collect(p.plan.PodAddresses(b.Prefix))
-	}
+	shared := p.shareOut(b)
+	allowed := shared.pods
+	b.node, b.odd = shared.node, shared.odd
 	spare := make(map[netip.Addr]bool, len(allowed))
 	for _, address := range allowed {
 		spare[address] = p.leases[address] == nil
@@ -244,6 +245,7 @@ func (p *pool) detach(lease *Lease, now time.Time) {
 			b.free = append(b.free, freeAddr{address: lease.Address, freed: now})
 		}
 	}
+	p.resettle()
 }
 
 // anchor is an open block of the node, the busiest one: the others can be given
@@ -260,6 +262,9 @@ func (p *pool) anchor() *block {
 
 // allows tells whether a pod may have the address under the plan of today.
 func (p *pool) allows(b *block, address netip.Addr) bool {
+	if b.odd {
+		return slices.Contains(p.shareOut(b).pods, address)
+	}
 	return p.plan != nil && p.plan.Serves(b.Prefix, address)
 }
 

@@ -75,6 +75,11 @@ func (l *Lease) appendJSON(line []byte) ([]byte, error) {
 	line = append(line, `","block":"`...)
 	line = l.Block.AppendTo(line)
 	line = append(line, '"')
+	if l.Node.IsValid() {
+		line = append(line, `,"node":"`...)
+		line = l.Node.AppendTo(line)
+		line = append(line, '"')
+	}
 	if l.Fixed {
 		line = append(line, `,"fixed":true`...)
 	}

@@ -28,6 +28,9 @@ type network struct {
 	// plan is nil where addresses cannot be checked: the cluster's own network,
 	// whose addresses kubelet writes, and delegates with an IPAM of their own.
 	plan *addressing.Plan
+	// amended: the spec is not the first, so that pods may have addresses that
+	// plan keeps back.
+	amended bool
 }
 
 // clusterNetwork stands for the cluster's own network, "default" in a Service.
@@ -47,7 +50,7 @@ func networkOf(obj *v1alpha1.Network) network {
 	plan, err := addressing.NewPlan(obj.Name, &obj.Spec)
 	switch {
 	case err == nil:
-		n.plan = plan
+		n.plan, n.amended = plan, obj.Generation > 1
 		for _, subnet := range plan.Subnets() {
 			if family := familyOf(subnet.Addr()); !slices.Contains(n.families, family) {
 				n.families = append(n.families, family)

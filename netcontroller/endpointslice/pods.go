@@ -70,7 +70,7 @@ func distrust(pod *corev1.Pod, n network, c claim, known facts) string {
 		return ""
 	}
 	held := slices.ContainsFunc(known.blocks[onNode{pod.Spec.NodeName, n.name}], func(block netip.Prefix) bool {
-		return n.plan.Serves(block, c.addr)
+		return n.plan.Serves(block, c.addr) || n.amended && n.plan.Holds(block, c.addr)
 	})
 	if !held {
 		return whyNoBlock
