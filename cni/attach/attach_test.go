@@ -284,6 +284,21 @@ func TestSpooledDelThatFailsIsTriedAgain(t *testing.T) {
 	}
 }
 
+// The binary gave up waiting: its DEL lies in the spool of a server that runs.
+func TestDelThatIsSpooledWhileServingIsCarriedOut(t *testing.T) {
+	w := newWorld(t)
+	if err := w.add(t.Context(), "c1", "data"); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.config.Spool().Put(sandboxOf("c1")); err != nil {
+		t.Fatal(err)
+	}
+	w.collectOnce(t.Context(), nil)
+	if dels, _, _ := w.config.Spool().List(); len(dels) > 0 || len(w.leases) > 0 || len(w.files(t)) > 0 {
+		t.Errorf("left: %v %v %v", dels, w.leases, w.files(t))
+	}
+}
+
 func TestVanishedSandboxIsFreedWhenSeenTwice(t *testing.T) {
 	w := newWorld(t)
 	for _, id := range []string{"c1", "c2"} {

@@ -45,7 +45,10 @@ func (s *Server) Run(ctx context.Context) error {
 	defer stop()
 	var group sync.WaitGroup
 	defer group.Wait()
-	group.Go(func() { s.collect(ctx) })
+	group.Go(func() {
+		s.replayAgain(ctx)
+		s.collect(ctx)
+	})
 	slots := make(chan struct{}, maxSessions)
 	for {
 		raw, err := listener.Accept()

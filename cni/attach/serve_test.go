@@ -16,8 +16,9 @@ import (
 	"github.com/netplane/netplane/cni/wire"
 )
 
-// serving starts the server of a world and ends it with the test.
-func serving(t *testing.T) *world {
+// serving starts the server of a world, after what comes before, and ends it
+// with the test.
+func serving(t *testing.T, before ...func(*world)) *world {
 	t.Helper()
 	w := newWorld(t)
 	// A unix socket's path has at most 107 bytes, which t.TempDir may exceed.
@@ -29,6 +30,9 @@ func serving(t *testing.T) *world {
 	w.open(t, state)
 	if err := w.ReplaySpool(t.Context()); err != nil {
 		t.Fatal(err)
+	}
+	for _, do := range before {
+		do(w)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -70,6 +74,22 @@ func (w *world) leased() int {
 	return len(w.leases)
 }
 
+func TestDelThatIsSpooledBeforeTheSocketStandsIsCarriedOut(t *testing.T) {
+	w := serving(t, func(w *world) {
+		if err := w.add(t.Context(), "c1", "data"); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.config.Spool().Put(sandboxOf("c1")); err != nil {
+			t.Fatal(err)
+		}
+	})
+	eventually(t, "the address is free", func() bool { return w.leased() == 0 })
+	eventually(t, "the spool is empty", func() bool {
+		dels, _, err := w.config.Spool().List()
+		return err == nil && len(dels) == 0
+	})
+}
+
 func TestSocketIsRootsOnly(t *testing.T) {
 	w := serving(t)
 	w.dial(t)
@@ -104,9 +124,10 @@ func TestCallerThatGoesDuringCommitLeavesNothing(t *testing.T) {
 	}
 	eventually(t, "the addresses are free", func() bool { return w.leased() == 0 })
 	eventually(t, "the record is gone", func() bool { return len(w.files(t)) == 0 })
-	if diff := cmp.Diff([]string{"host: np-eth1 bridge port eth1"}, sorted(w.links.String())); diff != "" {
-		t.Error(diff)
-	}
+	// The masquerade rules follow last.
+	eventually(t, "only the bridge is left", func() bool {
+		return cmp.Equal([]string{"host: np-eth1 bridge port eth1"}, sorted(w.links.String()))
+	})
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if len(w.reported) > 0 {

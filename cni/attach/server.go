@@ -17,7 +17,6 @@ import (
 	"k8s.io/utils/clock"
 
 	"github.com/netplane/netplane/cni/link"
-	"github.com/netplane/netplane/cni/wire"
 )
 
 // Server serves the CNI binary.
@@ -30,8 +29,6 @@ type Server struct {
 	mu        sync.Mutex
 	loaded    bool
 	sandboxes map[string]*Sandbox // by container ID; the values do not change
-	// unspooled are DELs of the spool that failed and are tried again.
-	unspooled map[string]wire.Sandbox
 
 	// paths is held while the host's side of eth0 pods changes.
 	paths   sync.Mutex
@@ -55,7 +52,7 @@ func NewServer(config Config, deps Deps) (*Server, error) {
 	return &Server{
 		config: config, deps: deps, records: Sandboxes(config.Sandboxes()),
 		busy:      keyedMutex{holders: map[string]*holder{}},
-		sandboxes: map[string]*Sandbox{}, unspooled: map[string]wire.Sandbox{},
+		sandboxes: map[string]*Sandbox{},
 	}, nil
 }
 
@@ -87,34 +84,41 @@ func (s *Server) ReplaySpool(ctx context.Context) error {
 			logger.Error(err, "Could not undo an ADD yet", "containerID", records[i].ContainerID)
 		}
 	}
-	dels, files, err := s.config.Spool().List()
-	if err != nil {
-		return err
-	}
+	files, err := s.replay(ctx)
 	for _, file := range files {
 		logger.Info("Ignored a file in the spool that is no DEL", "file", file)
 	}
-	for _, del := range dels {
-		s.replay(ctx, del)
-	}
-	return nil
+	return err
 }
 
-// replay carries out one spooled DEL, or keeps it for later.
-func (s *Server) replay(ctx context.Context, del wire.Sandbox) {
-	err := s.del(ctx, &del)
-	if err == nil {
-		err = s.config.Spool().Remove(del)
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
+// replay carries out the spooled DELs; those that fail stay in the spool. It
+// returns the files there that are none.
+func (s *Server) replay(ctx context.Context) (files []string, err error) {
+	logger := klog.FromContext(ctx)
+	dels, files, err := s.config.Spool().List()
 	if err != nil {
-		s.unspooled[del.ContainerID] = del
-		klog.FromContext(ctx).Error(err, "Could not carry out a spooled DEL yet", "containerID", del.ContainerID)
-		return
+		return nil, err
 	}
-	delete(s.unspooled, del.ContainerID)
-	klog.FromContext(ctx).Info("Carried out a spooled DEL", "containerID", del.ContainerID)
+	for _, del := range dels {
+		err := s.del(ctx, &del)
+		if err == nil {
+			err = s.config.Spool().Remove(del)
+		}
+		if err != nil {
+			logger.Error(err, "Could not carry out a spooled DEL yet", "containerID", del.ContainerID)
+			continue
+		}
+		logger.Info("Carried out a spooled DEL", "containerID", del.ContainerID)
+	}
+	return files, nil
+}
+
+// replayAgain carries out the spooled DELs that ReplaySpool could not: what
+// failed then, and what came before the socket stood, or did not get an answer.
+func (s *Server) replayAgain(ctx context.Context) {
+	if _, err := s.replay(ctx); err != nil {
+		klog.FromContext(ctx).Error(err, "Spooled DELs wait for the next look")
+	}
 }
 
 // restore makes the host's side of every sandbox true again, and has
@@ -211,12 +215,7 @@ func (s *Server) collectOnce(ctx context.Context, before map[string]bool) map[st
 		}
 		logger.Info("Freed what a vanished sandbox left", "pod", sandbox.Pod(), "containerID", id)
 	}
-	s.mu.Lock()
-	again := slices.Collect(maps.Values(s.unspooled))
-	s.mu.Unlock()
-	for _, del := range again {
-		s.replay(ctx, del)
-	}
+	s.replayAgain(ctx)
 	return missing
 }
 
