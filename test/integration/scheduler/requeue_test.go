@@ -118,7 +118,7 @@ func TestAPodStartsWhenItsAnnotationIsCorrected(t *testing.T) {
 		"ifname-too-long":  {"- {name: data, ifname: abcdefghijklmnop}", `item 1 (network "data"): ifname "abcdefghijklmnop" has 16 characters`},
 		"ifname-repeated":  {"data@eth1,data@eth1", `item 2 (network "data"): ifname "eth1" is already used by item 1`},
 		"unknown-key":      {"- {name: data, interface: eth1}", `unknown field "interface"`},
-		"fixed-address":    {"- {name: data, ips: [10.20.1.3]}", "fixed addresses (ips) come in a later release"},
+		"fixed-address":    {"- {name: data, ips: [10.20.1.3]}", `ips: network "data" has no staticRange`},
 		"a-name-with-dots": {"data.net@eth1", `item 1 (network "data.net"): the name is no DNS label`},
 	} {
 		t.Run(name, func(t *testing.T) {
