@@ -6,6 +6,7 @@ package ipam
 import (
 	"net/netip"
 	"slices"
+	"time"
 )
 
 // By its plan, a block's first usable address is the node's own. But the plan of
@@ -80,11 +81,16 @@ func (p *pool) nodeAddresses(b *block) map[netip.Addr]bool {
 }
 
 // resettle looks again at the blocks in which the node's address is not what
-// the plan says, after a lease has ended.
-func (p *pool) resettle() {
+// the plan says, after a lease has ended that went with node. If that is a pod's
+// from now on, it cools down like any other.
+func (p *pool) resettle(node netip.Addr, now time.Time) {
 	for _, b := range p.blocks {
-		if b.odd {
-			p.refill(b)
+		if !b.odd {
+			continue
 		}
+		if b.Prefix.Contains(node) {
+			p.cooling[addrKey{p.network, node}] = now
+		}
+		p.refill(b)
 	}
 }

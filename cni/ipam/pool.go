@@ -245,7 +245,7 @@ func (p *pool) detach(lease *Lease, now time.Time) {
 			b.free = append(b.free, freeAddr{address: lease.Address, freed: now})
 		}
 	}
-	p.resettle()
+	p.resettle(lease.Node, now)
 }
 
 // anchor is an open block of the node, the busiest one: the others can be given
