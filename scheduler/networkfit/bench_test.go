@@ -4,6 +4,7 @@
 package networkfit
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -89,6 +90,33 @@ func BenchmarkCountAnew(b *testing.B) {
 				info.generation++
 				if load := seen.load(info, pl.sources); load.Of("data") != there {
 					b.Fatal(load)
+				}
+			}
+		})
+	}
+}
+
+// What each pod costs before any node is looked at: its signature, made into
+// text as the framework does, when it enters the queue, and PreFilter.
+func BenchmarkPod(b *testing.B) {
+	pl, _ := cluster(b, 1, []string{"data", "management", "backup", "storage"})
+	for _, asked := range []string{"", "data", "data,management,backup,storage"} {
+		pod := makePod("p", asked)
+		name := fmt.Sprintf("%d-networks", len(strings.FieldsFunc(asked, func(r rune) bool { return r == ',' })))
+		b.Run(name+"/SignPod", func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				fragments, _ := pl.SignPod(b.Context(), pod)
+				if text, err := json.Marshal(fragments); err != nil || len(text) == 0 {
+					b.Fatal(err)
+				}
+			}
+		})
+		b.Run(name+"/PreFilter", func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, status := pl.PreFilter(b.Context(), newCycleState(), pod, nil); !status.IsSuccess() && !status.IsSkip() {
+					b.Fatal(status)
 				}
 			}
 		})

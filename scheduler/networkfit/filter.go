@@ -24,7 +24,7 @@ func (pl *NetworkFit) Filter(_ context.Context, state fwk.CycleState, pod *v1.Po
 		return pl.reject(fwk.UnschedulableAndUnresolvable, lack{noAgent, reasonNoAgent})
 	}
 	for i := range found {
-		if offered := seen.offer(found[i].network, pl.sources); offered.lack.cause != nothing {
+		if offered := seen.offer(found[i].network); offered.lack.cause != nothing {
 			return pl.reject(fwk.UnschedulableAndUnresolvable, offered.lack)
 		}
 	}
@@ -64,7 +64,7 @@ func (pl *NetworkFit) fit(w *want, seen *view, load capacity.Load, pod *v1.Pod, 
 	if w.plan == nil {
 		return capacity.Fits
 	}
-	supply, used := seen.offer(w.network, pl.sources).supply, usedBy(load, pod, nodeName, w.Name, w.demand)
+	supply, used := seen.offer(w.network).supply, usedBy(load, pod, nodeName, w.Name, w.demand)
 	answer := supply.Fit(used, w.demand)
 	if answer != capacity.Fits && pl.claimable(w, nodeName, supply, used) {
 		return capacity.Fits

@@ -76,17 +76,26 @@ func (n *node) load(info fwk.NodeInfo, sources *Sources) capacity.Load {
 	return load
 }
 
-// supply counts what a node holds of a network.
-func (s *Sources) supply(name string, uid types.UID, net *network) capacity.Supply {
-	var supply capacity.Supply
-	blocks, err := s.blocks.ByIndex(indexBlocksByNode, name)
-	if err != nil {
-		return supply // the index exists since NewSources
+// blocksOf are the blocks that name a node, of whichever networks.
+func (s *Sources) blocksOf(node string) []*block {
+	objects, err := s.blocks.ByIndex(indexBlocksByNode, node)
+	if err != nil || len(objects) == 0 {
+		return nil // the index exists since NewSources
 	}
-	for _, obj := range blocks {
+	blocks := make([]*block, 0, len(objects))
+	for _, obj := range objects {
 		if b, ok := obj.(*block); ok {
-			supply.AddBlock(net.plan, net.UID, uid, b.supplies())
+			blocks = append(blocks, b)
 		}
+	}
+	return blocks
+}
+
+// supplyOf counts what a Node with this UID holds of a network.
+func supplyOf(net *network, node types.UID, blocks []*block) capacity.Supply {
+	var supply capacity.Supply
+	for _, b := range blocks {
+		supply.AddBlock(net.plan, net.UID, node, b.supplies())
 	}
 	return supply
 }

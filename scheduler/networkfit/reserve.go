@@ -105,7 +105,7 @@ func (pl *NetworkFit) needOf(w *want, pod *v1.Pod, info fwk.NodeInfo) *need {
 		node:      host,
 		pod:       pod.UID,
 		demand:    w.demand,
-		lack:      used.Of(w.Name) + w.demand - pl.sources.supply(host.Name, host.UID, w.network).Addresses,
+		lack:      used.Of(w.Name) + w.demand - supplyOf(w.network, host.UID, pl.sources.blocksOf(host.Name)).Addresses,
 		counted:   func(uid types.UID) bool { return there[uid] || !pl.sources.podExists(uid) },
 		shown:     pl.sources.shown,
 		unclaimed: pl.sources.unclaimed(w.network, host.Name),

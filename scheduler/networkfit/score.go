@@ -45,7 +45,7 @@ func (pl *NetworkFit) Score(_ context.Context, state fwk.CycleState, pod *v1.Pod
 			continue
 		}
 		used := usedBy(load, pod, host.Name, w.Name, w.demand)
-		worst = max(worst, weight*seen.offer(w.network, pl.sources).supply.Utilisation(used, w.demand))
+		worst = max(worst, weight*seen.offer(w.network).supply.Utilisation(used, w.demand))
 		heaviest = max(heaviest, weight)
 	}
 	if heaviest > 0 {

@@ -5,16 +5,20 @@ package networkfit
 
 import (
 	"context"
+	"slices"
 
 	v1 "k8s.io/api/core/v1"
 	fwk "k8s.io/kube-scheduler/framework"
+
+	"github.com/netplane/netplane/api/podnetworks"
+	"github.com/netplane/netplane/scheduler/capacity"
 )
 
-// signature is what feasibility and score follow from. Go's JSON encoder,
-// which makes the key of it, sorts the members of a map.
+// signature is what feasibility and score follow from. The framework makes a
+// key of it, in JSON, for each pod that enters the queue.
 type signature struct {
-	Namespace string         `json:"namespace,omitempty"`
-	Networks  map[string]int `json:"networks,omitempty"`
+	Namespace string          `json:"namespace,omitempty"`
+	Networks  capacity.Demand `json:"networks,omitempty"` // ordered, so that pods that are alike have one text
 }
 
 // SignPod lets pods that are alike be scheduled in a batch (KEP-5598): pods
@@ -34,15 +38,11 @@ func (pl *NetworkFit) SignPod(_ context.Context, pod *v1.Pod) ([]fwk.SignFragmen
 	if asked.err != nil || pod.Spec.HostNetwork {
 		return nil, fwk.NewStatus(fwk.Unschedulable, "the pod's networks are malformed")
 	}
-	networks := make(map[string]int, len(asked.requests))
-	for i := range asked.requests {
-		if asked.requests[i].Fixed() {
-			return nil, fwk.NewStatus(fwk.Unschedulable, "the pod asks for addresses of its own")
-		}
-		networks[asked.requests[i].Name]++
+	if slices.ContainsFunc(asked.requests, func(r podnetworks.Request) bool { return r.Fixed() }) {
+		return nil, fwk.NewStatus(fwk.Unschedulable, "the pod asks for addresses of its own")
 	}
 	// A Network may admit some namespaces only.
-	return []fwk.SignFragment{{Key: signKey, Value: signature{Namespace: pod.Namespace, Networks: networks}}}, nil
+	return []fwk.SignFragment{{Key: signKey, Value: signature{Namespace: pod.Namespace, Networks: asked.demand}}}, nil
 }
 
 // signKey names our part of a pod's signature.

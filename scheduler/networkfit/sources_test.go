@@ -45,7 +45,7 @@ func TestOneInformerServesEventsAndData(t *testing.T) {
 		if added, ok := obj.(*block); !ok || added.name != claimed.Name {
 			t.Errorf("the handler got a %T", obj)
 		}
-		held <- sources.supply("n", "uid-n", makeNetwork("data")).Addresses
+		held <- supplyOf(makeNetwork("data"), "uid-n", sources.blocksOf("n")).Addresses
 	}}); err != nil {
 		t.Fatal(err)
 	}

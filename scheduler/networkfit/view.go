@@ -75,6 +75,7 @@ type view struct {
 	version uint64
 	uid     types.UID // of the Node: blocks of an older one of its name do not serve
 	node    *node     // nil if there is no NodeNetwork
+	blocks  []*block  // that name the node
 	offers  atomic.Pointer[[]offer]
 	counted atomic.Pointer[counted]
 }
@@ -107,13 +108,15 @@ func (s *Sources) view(host *v1.Node) *view {
 		return newest
 	}
 	fresh := &view{version: version, uid: host.UID}
-	fresh.node, _ = lookup[*node](s.nodes, host.Name)
+	if fresh.node, _ = lookup[*node](s.nodes, host.Name); fresh.node != nil {
+		fresh.blocks = s.blocksOf(host.Name)
+	}
 	place.newest.Store(fresh)
 	return fresh
 }
 
 // offer returns what the node, which has a NodeNetwork, offers of a network.
-func (v *view) offer(net *network, sources *Sources) *offer {
+func (v *view) offer(net *network) *offer {
 	var others []offer
 	if known := v.offers.Load(); known != nil {
 		others = *known
@@ -126,7 +129,7 @@ func (v *view) offer(net *network, sources *Sources) *offer {
 	found := make([]offer, 1, len(others)+1)
 	found[0] = offer{network: net.UID, generation: net.Generation, lack: v.node.lacks(net)}
 	if net.plan != nil {
-		found[0].supply = sources.supply(v.node.name, v.uid, net)
+		found[0].supply = supplyOf(net, v.uid, v.blocks)
 	}
 	for i := range others {
 		if others[i].network != net.UID {
