@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
@@ -20,6 +21,10 @@ import (
 
 // assetsVariable is envtest's own name for the folder with the two programs.
 const assetsVariable = "KUBEBUILDER_ASSETS"
+
+// starting is how long etcd and kube-apiserver may each take to start: they
+// need seconds, but the machine may have much else to do.
+const starting = 2 * time.Minute
 
 // ErrNoAssets is returned by Launch where nothing says which etcd and
 // kube-apiserver to run.
@@ -110,8 +115,9 @@ func Launch(options ...Option) (config *rest.Config, stop func() error, err erro
 		return nil, nil, err
 	}
 	env := &envtest.Environment{
-		CRDDirectoryPaths:     []string{filepath.Join(root, "manifests", "crds")},
-		ErrorIfCRDPathMissing: true,
+		CRDDirectoryPaths:        []string{filepath.Join(root, "manifests", "crds")},
+		ErrorIfCRDPathMissing:    true,
+		ControlPlaneStartTimeout: starting,
 	}
 	for _, option := range options {
 		if err := option(env); err != nil {

@@ -10,10 +10,8 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
@@ -42,17 +40,15 @@ func NewClient(config *rest.Config) (client.Client, error) {
 	return made, nil
 }
 
-// Apply creates the objects of manifests, which are named from the
-// repository's root, as in "manifests/base/agent/rbac.yaml". What is there
-// already stays as it is.
-func Apply(ctx context.Context, api client.Client, manifests ...string) error {
-	root, err := repositoryRoot()
-	if err != nil {
-		return err
-	}
-	for _, manifest := range manifests {
-		if err := applyFile(ctx, api, filepath.Join(root, manifest)); err != nil {
-			return fmt.Errorf("applying %s: %w", manifest, err)
+// Manifests are those of manifests/base, from a test's own folder.
+const Manifests = "../../../manifests/base"
+
+// Apply creates the objects of manifests, in the order of the files. None of
+// them may be there already.
+func Apply(ctx context.Context, api client.Client, files ...string) error {
+	for _, file := range files {
+		if err := applyFile(ctx, api, file); err != nil {
+			return fmt.Errorf("applying %s: %w", file, err)
 		}
 	}
 	return nil
@@ -74,7 +70,7 @@ func applyFile(ctx context.Context, api client.Client, file string) error {
 		if len(object.Object) == 0 {
 			continue
 		}
-		if err := api.Create(ctx, &object); err != nil && !apierrors.IsAlreadyExists(err) {
+		if err := api.Create(ctx, &object); err != nil {
 			return fmt.Errorf("creating %s %s: %w", object.GetKind(), object.GetName(), err)
 		}
 	}

@@ -59,7 +59,7 @@ func newWorld(t *testing.T, nodes int, subnet v1alpha1.CIDR) *world {
 	must(t, err)
 	w := &world{t: t, api: api}
 	w.createAll(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: v1alpha1.SystemNamespace}})
-	must(t, apiserver.Apply(t.Context(), api, "manifests/base/scheduler/rbac.yaml", "manifests/base/policies/ipblock-in-network.yaml"))
+	must(t, apiserver.Apply(t.Context(), api, apiserver.Manifests+"/scheduler/rbac.yaml", apiserver.Manifests+"/policies/ipblock-in-network.yaml"))
 	w.createAll(&v1alpha1.PhysicalNetwork{ObjectMeta: metav1.ObjectMeta{Name: physicalName}})
 	w.createNodes(nodes)
 	w.startParts(config)

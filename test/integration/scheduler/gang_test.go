@@ -15,6 +15,7 @@ import (
 
 	"github.com/netplane/netplane/api/v1alpha1"
 	"github.com/netplane/netplane/test/integration/apiserver"
+	"github.com/netplane/netplane/test/integration/schedulerprocess"
 )
 
 // The scheduler tries a gang as a whole, reserving for each member, and takes
@@ -106,11 +107,11 @@ func newWorldWithGangs(t *testing.T) *world {
 	t.Helper()
 	const gate = "GenericWorkload=true"
 	config, api := ownServer(t, apiserver.WithAPIServerFlag("feature-gates", gate), apiserver.WithAPIServerFlag("runtime-config", "scheduling.k8s.io/v1beta1=true"))
-	file, err := writeConfig(config, t.TempDir())
+	file, err := schedulerprocess.WriteConfig(schedulerprocess.Shipped, config, t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
-	startProcess(t, file, "--leader-elect=false", "--feature-gates="+gate)
+	schedulerprocess.Start(t, file, "--leader-elect=false", "--feature-gates="+gate)
 	return newWorldAt(t, api)
 }
 

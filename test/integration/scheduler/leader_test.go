@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/netplane/netplane/api/v1alpha1"
+	"github.com/netplane/netplane/test/integration/schedulerprocess"
 )
 
 // Nothing is kept in memory that is not in the API: the leader is killed in
@@ -22,7 +23,7 @@ import (
 // other replica goes on without placing anyone twice or too many.
 func TestALeaderIsKilledInTheMiddleOfABurst(t *testing.T) {
 	config, api := ownServer(t)
-	file, err := writeConfig(config, t.TempDir())
+	file, err := schedulerprocess.WriteConfig(schedulerprocess.Shipped, config, t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,9 +44,9 @@ func TestALeaderIsKilledInTheMiddleOfABurst(t *testing.T) {
 
 	// Shorter than the defaults, which would only take longer.
 	flags := []string{"--leader-elect=true", "--leader-elect-lease-duration=5s", "--leader-elect-renew-deadline=4s", "--leader-elect-retry-period=500ms"}
-	first := startProcess(t, file, flags...)
+	first := schedulerprocess.Start(t, file, flags...)
 	leader := w.awaitLeader("")
-	second := startProcess(t, file, flags...)
+	second := schedulerprocess.Start(t, file, flags...)
 	for i := range pods {
 		w.pod(fmt.Sprintf("p-%d", i), "burst")
 	}
@@ -59,14 +60,14 @@ func TestALeaderIsKilledInTheMiddleOfABurst(t *testing.T) {
 			t.Fatal("the burst has not begun")
 		}
 	}
-	first.kill()
+	first.Kill()
 	if placed, _ := w.count(); placed == addresses {
 		t.Fatal("the burst was over before the leader was killed: this proves nothing")
 	} else {
 		t.Logf("the leader was killed when %d of %d pods were placed", placed, addresses)
 	}
 	w.awaitLeader(leader)
-	eventuallyWithin(t, starting, func() string {
+	eventuallyWithin(t, schedulerprocess.Starting, func() string {
 		if placed, pending := w.count(); placed != addresses {
 			return fmt.Sprintf("%d pods are bound and %d pending, want %d bound", placed, pending, addresses)
 		}
@@ -82,9 +83,9 @@ func TestALeaderIsKilledInTheMiddleOfABurst(t *testing.T) {
 		}
 	}
 	// A third one, after the second: whoever leads finds the same account.
-	startProcess(t, file, flags...)
+	schedulerprocess.Start(t, file, flags...)
 	leader = w.leader()
-	second.kill()
+	second.Kill()
 	for name, node := range w.bound() {
 		if node != "" {
 			if err := api.Delete(t.Context(), &v1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: w.namespace}}, client.GracePeriodSeconds(0)); err != nil {
@@ -94,7 +95,7 @@ func TestALeaderIsKilledInTheMiddleOfABurst(t *testing.T) {
 		}
 	}
 	w.awaitLeader(leader)
-	eventuallyWithin(t, starting, func() string {
+	eventuallyWithin(t, schedulerprocess.Starting, func() string {
 		if placed, pending := w.count(); placed != addresses || pending != pods-addresses-1 {
 			return fmt.Sprintf("%d pods are bound and %d pending, want %d and %d", placed, pending, addresses, pods-addresses-1)
 		}
@@ -119,7 +120,7 @@ func (w *world) leader() string {
 func (w *world) awaitLeader(before string) string {
 	w.t.Helper()
 	var now string
-	eventuallyWithin(w.t, starting, func() string {
+	eventuallyWithin(w.t, schedulerprocess.Starting, func() string {
 		if now = w.leader(); now == "" || now == before {
 			return fmt.Sprintf("the lease is held by %q", now)
 		}

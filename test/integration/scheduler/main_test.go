@@ -9,11 +9,9 @@
 package scheduler
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"testing"
@@ -21,25 +19,18 @@ import (
 
 	"github.com/spf13/cobra"
 	v1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime"
-	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
-	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
-	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/yaml"
 
 	"github.com/netplane/netplane/api/v1alpha1"
 	"github.com/netplane/netplane/scheduler/app"
 	"github.com/netplane/netplane/test/integration/apiserver"
+	"github.com/netplane/netplane/test/integration/schedulerprocess"
 )
 
 // manifests are what is shipped for the scheduler.
-const manifests = "../../../manifests/base/scheduler"
+const manifests = apiserver.Manifests + "/scheduler"
 
 // connection leads an administrator to the API server that all tests share,
 // and api is a client of it. ended receives what the scheduler returns, should
@@ -51,8 +42,8 @@ var (
 )
 
 func TestMain(m *testing.M) {
-	if os.Getenv(asScheduler) != "" {
-		os.Exit(scheduleOnly())
+	if code, scheduled := schedulerprocess.Main(); scheduled {
+		os.Exit(code)
 	}
 	os.Exit(run(m))
 }
@@ -97,7 +88,7 @@ func start(ctx context.Context, config *rest.Config, dir string) error {
 	if api, err = prepare(ctx, config); err != nil {
 		return err
 	}
-	file, err := writeConfig(config, dir)
+	file, err := schedulerprocess.WriteConfig(schedulerprocess.Shipped, config, dir)
 	if err != nil {
 		return err
 	}
@@ -124,80 +115,14 @@ func start(ctx context.Context, config *rest.Config, dir string) error {
 // prepare gives a new API server what the scheduler needs, and returns an
 // administrator's client.
 func prepare(ctx context.Context, config *rest.Config) (client.Client, error) {
-	types := runtime.NewScheme()
-	if err := errors.Join(scheme.AddToScheme(types), v1alpha1.AddToScheme(types)); err != nil {
-		return nil, err
-	}
-	api, err := client.New(config, client.Options{Scheme: types})
+	api, err := apiserver.NewClient(config)
 	if err != nil {
-		return nil, fmt.Errorf("making a client: %w", err)
+		return nil, err
 	}
 	if err := api.Create(ctx, &v1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: v1alpha1.SystemNamespace}}); err != nil {
 		return nil, fmt.Errorf("creating the namespace: %w", err)
 	}
-	return api, apply(ctx, api, filepath.Join(manifests, "rbac.yaml"))
-}
-
-func apply(ctx context.Context, api client.Client, file string) error {
-	raw, err := os.ReadFile(file)
-	if err != nil {
-		return err
-	}
-	decoder := utilyaml.NewYAMLOrJSONDecoder(bytes.NewReader(raw), 4096)
-	for {
-		var object unstructured.Unstructured
-		if err := decoder.Decode(&object); errors.Is(err, io.EOF) {
-			return nil
-		} else if err != nil {
-			return fmt.Errorf("reading %s: %w", file, err)
-		}
-		if err := api.Create(ctx, &object); err != nil && !apierrors.IsAlreadyExists(err) {
-			return fmt.Errorf("creating %s %s: %w", object.GetKind(), object.GetName(), err)
-		}
-	}
-}
-
-// writeConfig writes the base's configuration for the API server.
-func writeConfig(config *rest.Config, dir string) (string, error) {
-	return writeConfigOf(filepath.Join(manifests, "config.yaml"), config, dir)
-}
-
-// writeConfigOf writes a shipped configuration with one change: how to reach
-// the API server, and as whom.
-func writeConfigOf(shippedFile string, config *rest.Config, dir string) (string, error) {
-	raw, err := os.ReadFile(shippedFile)
-	if err != nil {
-		return "", err
-	}
-	var shipped map[string]any
-	if err := yaml.Unmarshal(raw, &shipped); err != nil {
-		return "", fmt.Errorf("reading the shipped configuration: %w", err)
-	}
-	kubeconfig := filepath.Join(dir, "kubeconfig")
-	clientConnection, ok := shipped["clientConnection"].(map[string]any)
-	if !ok {
-		return "", errors.New("the shipped configuration has no clientConnection")
-	}
-	clientConnection["kubeconfig"] = kubeconfig
-	if raw, err = yaml.Marshal(shipped); err != nil {
-		return "", err
-	}
-	file := filepath.Join(dir, "config.yaml")
-	return file, errors.Join(os.WriteFile(file, raw, 0o600), writeKubeconfig(config, kubeconfig))
-}
-
-// writeKubeconfig lets the scheduler act with its service account's rights only.
-func writeKubeconfig(config *rest.Config, file string) error {
-	const account = "system:serviceaccount:" + v1alpha1.SystemNamespace + ":netplane-scheduler"
-	return clientcmd.WriteToFile(clientcmdapi.Config{
-		Clusters: map[string]*clientcmdapi.Cluster{"test": {Server: config.Host, CertificateAuthorityData: config.CAData}},
-		AuthInfos: map[string]*clientcmdapi.AuthInfo{"test": {
-			ClientCertificateData: config.CertData, ClientKeyData: config.KeyData,
-			Impersonate: account, ImpersonateGroups: []string{"system:serviceaccounts", "system:authenticated"},
-		}},
-		Contexts:       map[string]*clientcmdapi.Context{"test": {Cluster: "test", AuthInfo: "test"}},
-		CurrentContext: "test",
-	}, file)
+	return api, apiserver.Apply(ctx, api, filepath.Join(manifests, "rbac.yaml"))
 }
 
 // soon is how long the tests wait for what must come "within seconds": the

@@ -27,6 +27,7 @@ import (
 
 	"github.com/netplane/netplane/api/v1alpha1"
 	"github.com/netplane/netplane/test/integration/apiserver"
+	"github.com/netplane/netplane/test/integration/schedulerprocess"
 )
 
 // profiles are the overlays with other configurations of the scheduler.
@@ -130,11 +131,11 @@ func policyPatch(t *testing.T, overlay string) operation {
 func TestTheStockSchedulersPlaceIsTaken(t *testing.T) {
 	config, api := ownServer(t)
 	applyPolicy(t, api, policyPatch(t, "default-scheduler").Value)
-	file, err := writeConfigOf(filepath.Join(profiles, "default-scheduler", "config.yaml"), config, t.TempDir())
+	file, err := schedulerprocess.WriteConfig(filepath.Join(profiles, "default-scheduler", "config.yaml"), config, t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
-	scheduler := startProcess(t, file, "--leader-elect=false")
+	scheduler := schedulerprocess.Start(t, file, "--leader-elect=false")
 	w := newWorldAt(t, api)
 	w.node("nic", "phy-net1")
 	w.node("bare")
@@ -148,7 +149,7 @@ func TestTheStockSchedulersPlaceIsTaken(t *testing.T) {
 	}
 	w.awaitBound(w.pod("plain", "", byDefault))
 	w.awaitPending(w.pod("one-too-many", "data"), `1 node(s) had no free address in network "data"`) // the other profile counts the same pods
-	if without := scheduler.unbatched(); without != nil {
+	if without := unbatched(scheduler); without != nil {
 		t.Errorf("profiles %v have no batching", without)
 	}
 	if err := api.Create(t.Context(), &v1.Pod{
@@ -175,7 +176,7 @@ func applyPolicy(t *testing.T, api client.Client, schedulers string) {
 	if err := os.WriteFile(file, []byte(strings.Replace(string(raw), shipped, `expression: "`+schedulers+`"`, 1)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := apply(t.Context(), api, file); err != nil {
+	if err := apiserver.Apply(t.Context(), api, file); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, func() string {
@@ -191,7 +192,7 @@ func applyPolicy(t *testing.T, api client.Client, schedulers string) {
 }
 
 func TestNodeTopologyIsAskedForOnlyByTheProfileThatUsesIt(t *testing.T) {
-	file, err := writeConfigOf(filepath.Join(profiles, "numa", "config.yaml"), connection, t.TempDir())
+	file, err := schedulerprocess.WriteConfig(filepath.Join(profiles, "numa", "config.yaml"), connection, t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -205,7 +206,7 @@ func TestNodeTopologyIsAskedForOnlyByTheProfileThatUsesIt(t *testing.T) {
 
 func TestPodsLandWhereNetworksAndNUMANodesFit(t *testing.T) {
 	config, api := ownServer(t, apiserver.WithCRDs(nodeTopologyCRD(t)))
-	if err := apply(t.Context(), api, filepath.Join(profiles, "numa", "rbac.yaml")); err != nil {
+	if err := apiserver.Apply(t.Context(), api, filepath.Join(profiles, "numa", "rbac.yaml")); err != nil {
 		t.Fatal(err)
 	}
 	w := newWorldAt(t, api)
@@ -222,11 +223,11 @@ func TestPodsLandWhereNetworksAndNUMANodesFit(t *testing.T) {
 	w.create(nodeTopology("split", "2", "2"))
 	w.create(nodeTopology("whole", "4", "0"))
 	w.create(nodeTopology("bare", "4", "4"))
-	file, err := writeConfigOf(filepath.Join(profiles, "numa", "config.yaml"), config, t.TempDir())
+	file, err := schedulerprocess.WriteConfig(filepath.Join(profiles, "numa", "config.yaml"), config, t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
-	scheduler := startProcess(t, file, "--leader-elect=false")
+	scheduler := schedulerprocess.Start(t, file, "--leader-elect=false")
 
 	threeCPUs := func(scheduler string) func(*v1.Pod) {
 		return func(p *v1.Pod) {
@@ -246,7 +247,7 @@ func TestPodsLandWhereNetworksAndNUMANodesFit(t *testing.T) {
 	if node := w.awaitBound(w.pod("indifferent", "data", threeCPUs("netplane-scheduler"))); node == "bare" {
 		t.Error("the other profile bound a pod to a node without a NIC")
 	}
-	if without := scheduler.unbatched(); !slices.Equal(without, []string{aligning}) {
+	if without := unbatched(scheduler); !slices.Equal(without, []string{aligning}) {
 		t.Errorf("profiles %v have no batching, want %s only, as its manifest says", without, aligning)
 	}
 }

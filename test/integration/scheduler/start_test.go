@@ -18,6 +18,7 @@ import (
 	"github.com/netplane/netplane/api/v1alpha1"
 	"github.com/netplane/netplane/scheduler/app"
 	"github.com/netplane/netplane/test/integration/apiserver"
+	"github.com/netplane/netplane/test/integration/schedulerprocess"
 )
 
 // key names an object: its name, or its namespace and name.
@@ -30,7 +31,7 @@ func key(parts ...string) types.NamespacedName {
 
 func TestMissingCRDsEndTheStartWithTheCure(t *testing.T) {
 	config := apiserver.Start(t, apiserver.WithoutCRDs())
-	file, err := writeConfig(config, t.TempDir())
+	file, err := schedulerprocess.WriteConfig(schedulerprocess.Shipped, config, t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,7 +82,7 @@ func TestWrongConfigurationEndsTheStart(t *testing.T) {
 // A configuration that serves default-scheduler, too, takes the stock
 // scheduler's place: its profiles share one set of caches.
 func TestTwoProfilesShareTheCaches(t *testing.T) {
-	file, err := writeConfig(connection, t.TempDir())
+	file, err := schedulerprocess.WriteConfig(schedulerprocess.Shipped, connection, t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -26,8 +26,8 @@ import (
 	"github.com/netplane/netplane/test/integration/apiserver"
 )
 
-// Shipped is the configuration of manifests/base, from a test's own folder.
-const Shipped = "../../../manifests/base/scheduler/config.yaml"
+// Shipped is the configuration of manifests/base.
+const Shipped = apiserver.Manifests + "/scheduler/config.yaml"
 
 // account has the rights of manifests/base/scheduler/rbac.yaml.
 const account = "netplane-scheduler"
@@ -35,9 +35,9 @@ const account = "netplane-scheduler"
 // variable in the environment makes the test's program nothing but netplane-scheduler.
 const variable = "NETPLANE_TEST_AS_SCHEDULER"
 
-// starting is how long a process may take until it schedules or stands by:
+// Starting is how long a process may take until it schedules or stands by:
 // long, because the test's machine may have much else to do.
-const starting = 2 * time.Minute
+const Starting = time.Minute
 
 // Main is for the first line of a TestMain: where this process was started to
 // be a scheduler it is one, and the answer is true and its exit code.
@@ -91,7 +91,7 @@ func Launch(config string, flags ...string) (*Process, error) {
 	if err != nil {
 		return nil, fmt.Errorf("finding the test's program: %w", err)
 	}
-	log, err := os.Create(filepath.Join(filepath.Dir(config), "scheduler.log"))
+	log, err := os.CreateTemp(filepath.Dir(config), "scheduler-*.log")
 	if err != nil {
 		return nil, fmt.Errorf("making the scheduler's log: %w", err)
 	}
@@ -105,10 +105,10 @@ func Launch(config string, flags ...string) (*Process, error) {
 	if err := p.cmd.Start(); err != nil {
 		return nil, fmt.Errorf("starting the scheduler: %w", err)
 	}
-	for deadline := time.Now().Add(starting); !p.started(); time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(Starting); !p.started(); time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			p.Kill()
-			return nil, fmt.Errorf("the scheduler has not started within %s; it wrote:\n%s", starting, p.LastLines(60))
+			return nil, fmt.Errorf("the scheduler has not started within %s; it wrote:\n%s", Starting, p.LastLines(60))
 		}
 	}
 	return p, nil

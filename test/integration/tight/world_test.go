@@ -111,7 +111,7 @@ func (w *world) agent(node string) *ipam.Manager {
 	w.t.Helper()
 	skip := true
 	mgr, err := ctrl.NewManager(connection, ctrl.Options{
-		Scheme:     types,
+		Scheme:     api.Scheme(),
 		Metrics:    server.Options{BindAddress: "0"},
 		Controller: config.Controller{SkipNameValidation: &skip},
 		Cache: cache.Options{ByObject: map[client.Object]cache.ByObject{
