@@ -34,8 +34,8 @@ func TestConflictsArePublished(t *testing.T) {
 	b.clock.Step(publishEvery)
 	b.step(b.ctx, false, b.pace)
 	b.want(t, "conflict data.10.20.0.16-29 worker2 4 [default/a default/b]", "InventoryReady True InventoryRead", "BlocksConsistent False BlockConflict")
-	want := "delete the pods that have addresses in these blocks on the node that came later: IPBlock data.10.20.0.16-29, of which 4 addresses " +
-		"are in use here since 2026-09-01T12:00:00Z (pods default/a, default/b), is node worker2's, too"
+	want := "delete the pods that have addresses in these blocks, here or, if they are younger, on the other node: " +
+		"IPBlock data.10.20.0.16-29 is node worker2's, too; 4 addresses of it are in use here since 2026-09-01T12:00:00Z by pods default/a, default/b"
 	if c := consistent(); c.Message != want {
 		t.Errorf("message %q, want %q", c.Message, want)
 	}

@@ -83,11 +83,11 @@ func consistency(conflicts []v1alpha1.BlockConflict) metav1.Condition {
 	texts := make([]string, 0, len(conflicts))
 	for i := range conflicts {
 		c := &conflicts[i]
-		texts = append(texts, fmt.Sprintf("IPBlock %s, of which %d addresses are in use here since %s (pods %s), is node %s's, too",
-			c.Block, c.Addresses, c.Since.UTC().Format(time.RFC3339), strings.Join(c.Pods, ", "), c.OtherNode))
+		texts = append(texts, fmt.Sprintf("IPBlock %s is node %s's, too; %d addresses of it are in use here since %s by pods %s",
+			c.Block, c.OtherNode, c.Addresses, c.Since.UTC().Format(time.RFC3339), strings.Join(c.Pods, ", ")))
 	}
 	out.Status, out.Reason = metav1.ConditionFalse, v1alpha1.ReasonBlockConflict
-	out.Message = "delete the pods that have addresses in these blocks on the node that came later: " + strings.Join(texts, "; ")
+	out.Message = "delete the pods that have addresses in these blocks, here or, if they are younger, on the other node: " + strings.Join(texts, "; ")
 	out.Message = out.Message[:min(len(out.Message), maxMessage)]
 	return out
 }

@@ -184,7 +184,7 @@ func TestABlockOfAnotherNodeWithOurAddressesIsAConflict(t *testing.T) {
 	}}
 	expectEqual(t, "conflicts", want, f.Conflicts())
 	expectEqual(t, "events", []string{"Warning BlockConflict Nodes worker and worker2 both have IPBlock " + name +
-		": 5 addresses of it are in use on worker (pods default/a, default/b, default/c). Delete the pods of the node that came later: see status.conflicts of both NodeNetworks"}, f.events)
+		": 5 addresses of it are in use on worker (pods default/a, default/b, default/c). Delete them, or those on worker2 if they are younger: see status.conflicts of both NodeNetworks"}, f.events)
 	expectEqual(t, "conflicts counted", 1.0, testutil.ToFloat64(f.claimer.metrics.claims.WithLabelValues("data", string(claimConflict))))
 	f.expectMetric("netplane_ipam_conflicts", 1)
 	got := f.mustReserve(ask("e", "data"))
@@ -228,20 +228,7 @@ func TestABlockThatTheOtherNodeLetsGoIsAsserted(t *testing.T) {
 	expectEqual(t, "conflicts", []v1alpha1.BlockConflict(nil), f.Conflicts())
 }
 
-func TestAContestedBlockWithoutPodsIsGivenBackAtOnce(t *testing.T) {
-	f := newClaimFixture(t, world(ipBlock(ours, thisNode, thisNodeUID), ipBlock(foreign, thisNode, thisNodeUID))...)
-	f.run()
-	f.mark(ours, "worker2")
-	calls, _ := f.run()
-	expectEqual(t, "calls", []string{named("delete", ours)}, calls)
-	f.run()
-	f.clock.Step(DefaultDrainGrace)
-	f.run()
-	expectEqual(t, "blocks", []string{foreign + " of worker"}, f.blocksInAPI())
-	expectEqual(t, "conflicts", []v1alpha1.BlockConflict(nil), f.Conflicts())
-}
-
-func TestAContestedBlockWithPodsIsClosedAndGoesWithThem(t *testing.T) {
+func TestAContestedBlockIsClosedAndKept(t *testing.T) {
 	network := dataNetwork()
 	// No other block is to be had: even so nothing comes of the contested one.
 	network.Status.Conditions = append(network.Status.Conditions, metav1.Condition{Type: v1alpha1.ConditionTight, Status: metav1.ConditionTrue})
@@ -262,9 +249,21 @@ func TestAContestedBlockWithPodsIsClosedAndGoesWithThem(t *testing.T) {
 	// 7 addresses, as the scheduler counts: 2 of a pod that lives, or of one that does not.
 	expectEqual(t, "held", []v1alpha1.HeldAddresses{{Network: "data", Count: 5}}, f.Held(livePods))
 	expectEqual(t, "held when the pod is gone", []v1alpha1.HeldAddresses{{Network: "data", Count: 5}, {Network: "data", Count: 2, PodUID: "uid-a"}}, f.Held(noPods))
+
+	// Whoever had it next could give out what the other node's pods have.
 	f.mustRelease("sandbox-a")
+	expectEqual(t, "conflicts without pods", []v1alpha1.BlockConflict(nil), f.Conflicts())
+	f.clock.Step(time.Hour)
 	calls, _ = f.run()
-	expectEqual(t, "calls after the last pod", []string{named("delete", ours)}, calls)
+	expectEqual(t, "calls when it is empty", []string(nil), calls)
+	f.deleteInAPI(ipBlock(ours, thisNode, thisNodeUID))
+	f.run()
+	f.clock.Step(time.Hour)
+	calls, _ = f.run()
+	expectEqual(t, "calls when somebody deleted it", []string(nil), calls)
+	f.mark(ours, "")
+	calls, _ = f.run()
+	expectEqual(t, "calls when nobody contests it", []string{named("patch", ours)}, calls)
 }
 
 func TestABlockIsServedAgainWhenNobodyContestsIt(t *testing.T) {

@@ -36,7 +36,7 @@ const (
 	minPause = time.Second
 	maxPause = time.Minute
 	// conflictPause is between two attempts to assert a block that another has:
-	// whoever comes first when that node lets it go has it.
+	// it may have been removed by force.
 	conflictPause = 5 * time.Second
 	// listPage is how many block names one call returns.
 	listPage = 500

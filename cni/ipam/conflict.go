@@ -141,7 +141,7 @@ func (c *Claimer) tellConflict(ctx context.Context, v *view, conflict *v1alpha1.
 		"block", conflict.Block, "otherNode", conflict.OtherNode, "addresses", conflict.Addresses, "since", conflict.Since, "pods", pods)
 	if c.events != nil && v.network != nil {
 		c.events.Eventf(v.network, nil, corev1.EventTypeWarning, v1alpha1.EventBlockConflict, actionAssert,
-			"Nodes %s and %s both have IPBlock %s: %d addresses of it are in use on %s (pods %s). Delete the pods of the node that came later: see status.conflicts of both NodeNetworks",
-			c.node, conflict.OtherNode, conflict.Block, conflict.Addresses, c.node, pods)
+			"Nodes %s and %s both have IPBlock %s: %d addresses of it are in use on %s (pods %s). Delete them, or those on %s if they are younger: see status.conflicts of both NodeNetworks",
+			c.node, conflict.OtherNode, conflict.Block, conflict.Addresses, c.node, pods, conflict.OtherNode)
 	}
 }

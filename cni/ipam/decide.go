@@ -34,7 +34,8 @@ type heldBlock struct {
 	leased    int
 	open      bool      // hands out addresses
 	used      bool      // had a lease at some time
-	unwanted  bool      // its Network is gone, or another node's pods are in it
+	orphan    bool      // its Network is gone
+	contested bool      // another node's pods are in it: nobody may get it now
 	deleted   time.Time // when its deletionTimestamp was first seen, or zero
 	idleSince time.Time
 }
@@ -68,7 +69,7 @@ func decide(s *situation) decision {
 	var d decision
 	d.finishDeleted(s)
 	for i := range s.blocks {
-		if b := &s.blocks[i]; b.unwanted && b.deleted.IsZero() && b.leased == 0 {
+		if b := &s.blocks[i]; b.orphan && b.deleted.IsZero() && b.leased == 0 {
 			d.giveBack = append(d.giveBack, b.prefix)
 		}
 	}
@@ -134,7 +135,7 @@ func (d *decision) finishDeleted(s *situation) {
 	needed := s.scarce && !s.ending && free < 0
 	for i := range s.blocks {
 		b := &s.blocks[i]
-		if b.deleted.IsZero() || b.leased > 0 || needed && !b.unwanted {
+		if b.deleted.IsZero() || b.leased > 0 || b.contested || needed && !b.orphan {
 			continue
 		}
 		since := b.deleted

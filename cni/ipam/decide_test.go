@@ -187,7 +187,7 @@ func TestDecideToLetGo(t *testing.T) {
 		{
 			name: "blocks of a Network that is gone go as soon as they are empty",
 			s: situation{claimable: true, backed: true, blocks: []heldBlock{
-				open(1, 0, 0), {prefix: nth(2), unwanted: true}, {prefix: nth(3), unwanted: true, leased: 1}, {prefix: nth(4), unwanted: true, deleted: ago(time.Minute)},
+				open(1, 0, 0), {prefix: nth(2), orphan: true}, {prefix: nth(3), orphan: true, leased: 1}, {prefix: nth(4), orphan: true, deleted: ago(time.Minute)},
 			}},
 			want: decision{giveBack: []netip.Prefix{nth(2)}, finish: []netip.Prefix{nth(4)}},
 		},

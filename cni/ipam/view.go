@@ -252,7 +252,7 @@ func (v *view) situation(usage *Usage, g graces, now time.Time) *situation {
 		}
 		held := heldBlock{
 			prefix: u.Prefix, leased: u.Leased, open: u.Open, used: u.Used, idleSince: u.IdleSince,
-			unwanted: v.orphan(block) || contested(block) != "",
+			orphan: v.orphan(block), contested: contested(block) != "",
 		}
 		if v.plan != nil && u.Open {
 			held.capacity = v.plan.Capacity(u.Prefix)

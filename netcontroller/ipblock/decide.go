@@ -120,7 +120,11 @@ func Fenced(node *corev1.Node) bool {
 // zero if there is none. Pods that came well after that, or after the block was
 // deleted, have none of its addresses. The successor's agent must be ready: it
 // has read by then which addresses are in use, and adopts their blocks.
+// A block in which another node's pods live is in use in any case.
 func InUse(block *v1alpha1.IPBlock, pods []corev1.Pod, nodeNetwork *v1alpha1.NodeNetwork, successor time.Time) bool {
+	if block.Annotations[v1alpha1.AnnotationContestedBy] != "" {
+		return true
+	}
 	closed := successor
 	if at := block.DeletionTimestamp; !at.IsZero() && (closed.IsZero() || at.Time.Before(closed)) {
 		closed = at.Time

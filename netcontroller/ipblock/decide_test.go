@@ -166,6 +166,17 @@ func TestInUse(t *testing.T) {
 	}
 }
 
+func TestABlockInWhichAnotherNodesPodsLiveIsInUse(t *testing.T) {
+	block := &v1alpha1.IPBlock{Spec: v1alpha1.IPBlockSpec{Network: "data", NodeName: "worker"}}
+	if InUse(block, nil, nil, time.Time{}) {
+		t.Error("a block of a node that is gone is in use though nobody has pods in it")
+	}
+	metav1.SetMetaDataAnnotation(&block.ObjectMeta, v1alpha1.AnnotationContestedBy, "worker2")
+	if !InUse(block, nil, nil, time.Time{}) {
+		t.Error("a block that another node contests is free")
+	}
+}
+
 func TestFenced(t *testing.T) {
 	node := func(ready corev1.ConditionStatus, taint string) *corev1.Node {
 		out := &corev1.Node{Spec: corev1.NodeSpec{Taints: []corev1.Taint{{Key: taint, Effect: corev1.TaintEffectNoExecute}}}}

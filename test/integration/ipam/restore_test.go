@@ -73,7 +73,7 @@ func TestABlockRemovedByForceIsAsserted(t *testing.T) {
 
 // TestABlockThatTwoNodesHave plays the whole story: a block in which a pod
 // lives names another node after a restore; that node adopts it and has a pod
-// in it, too. Neither gives out more of it, and the first pods to go settle it.
+// in it, too. Neither gives out more of it until one of them has no pod in it.
 func TestABlockThatTwoNodesHave(t *testing.T) {
 	w := newWorld(t)
 	for _, node := range []string{"two-0", "two-1"} {
@@ -114,13 +114,26 @@ func TestABlockThatTwoNodesHave(t *testing.T) {
 		t.Errorf("%s was handed out of a contested block", got)
 	}
 
-	// The pod of the node that came later goes, and with it its node's claim.
+	// With the pods of the second node gone the block stays where it is: whoever
+	// had it next could give out the first node's addresses.
 	w.must(second.Release(t.Context(), owners[2].ContainerID))
-	w.eventually("the first node has its block again", func() string {
-		if got := w.blocks("two"); !slices.Contains(got, shared.String()+" two-0") {
+	w.eventually("the second node has nothing to report", func() string { return conflictsOf(second) })
+	time.Sleep(2 * time.Second) // longer than all graces
+	if got := w.blocks("two"); !slices.Contains(got, shared.String()+" two-1") {
+		t.Errorf("the contested block has gone: %v", got)
+	}
+
+	// The last pod of the first node settles it, and the controller tells.
+	w.must(first.Release(t.Context(), owners[0].ContainerID))
+	w.eventually("the first node has nothing to report", func() string { return conflictsOf(first) })
+	block = w.block("two", shared)
+	delete(block.Annotations, v1alpha1.AnnotationContestedBy)
+	w.must(w.Update(t.Context(), block))
+	w.eventually("the block, which nobody has needed for long, is anybody's again", func() string {
+		if got := w.blocks("two"); slices.ContainsFunc(got, func(b string) bool { return strings.HasPrefix(b, shared.String()) }) {
 			return fmt.Sprint(got)
 		}
-		return conflictsOf(first) + conflictsOf(second)
+		return ""
 	})
 	w.agree("two", first, second)
 }
