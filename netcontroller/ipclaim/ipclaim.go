@@ -17,11 +17,13 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	"github.com/netplane/netplane/api/ipclaims"
 	"github.com/netplane/netplane/api/podnetworks"
@@ -48,6 +50,8 @@ type Options struct {
 	Grace time.Duration
 	// Clock tells for how long something has been seen.
 	Clock clock.PassiveClock
+	// Registerer takes the metrics.
+	Registerer prometheus.Registerer
 }
 
 // Setup registers the controllers with mgr.
@@ -57,6 +61,12 @@ func Setup(mgr ctrl.Manager, opts Options) error {
 	}
 	if opts.Clock == nil {
 		opts.Clock = clock.RealClock{}
+	}
+	if opts.Registerer == nil {
+		opts.Registerer = metrics.Registry
+	}
+	if err := opts.Registerer.Register(newCollector(mgr.GetClient())); err != nil {
+		return fmt.Errorf("registering the metrics of IPClaims: %w", err)
 	}
 	if err := addIndexes(mgr.GetFieldIndexer()); err != nil {
 		return err

@@ -59,12 +59,17 @@ func (pl *NetworkFit) reject(code fwk.Code, why lack) *fwk.Status {
 }
 
 // fit is the one place that decides whether the node has the addresses that
-// one network needs.
+// one network needs. A pod whose eth0 has a fixed address is reached by way of
+// the node's own address in the network, which is the first of a block. Of a
+// Tight network the agent claims one when it needs it.
 func (pl *NetworkFit) fit(w *want, seen *view, load capacity.Load, pod *v1.Pod, nodeName string) capacity.Fit {
 	if w.plan == nil {
 		return capacity.Fits
 	}
 	supply, used := seen.offer(w.network).supply, usedBy(load, pod, nodeName, w.Name, w.demand)
+	if w.anchor && !w.tight && supply.Blocks == 0 {
+		return capacity.NoBlock
+	}
 	answer := supply.Fit(used, w.demand)
 	if answer != capacity.Fits && pl.claimable(w, nodeName, supply, used) {
 		return capacity.Fits

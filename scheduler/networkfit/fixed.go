@@ -36,6 +36,12 @@ func fixedDemand(requests []podnetworks.Request) map[string]int {
 	return out
 }
 
+// anchors tells whether the pod's eth0 is on the network with a fixed address.
+func anchors(asked *parsed, network string) bool {
+	primary := podnetworks.Primary(asked.requests)
+	return primary != nil && primary.Name == network && primary.Fixed()
+}
+
 // claimOwner indexes claims by network and identity.
 func claimOwner(obj any) ([]string, error) {
 	claim, ok := obj.(*v1alpha1.IPClaim)

@@ -121,6 +121,7 @@ func TestAFixedAddressTakesNoneOfABlock(t *testing.T) {
 	}{
 		"on a node without a block":         {sticky, "", success()},
 		"beside one of the node's":          {sticky + "\n- {name: data}", "", unresolvable(`node(s) held no address block of network "data"`)},
+		"on eth0 it needs the node's own":   {"- {name: data, ifname: eth0, sticky: true}", "", unresolvable(`node(s) held no address block of network "data"`)},
 		"it takes a whole NIC":              {"- {name: fast, sticky: true}", "fast", unschedulable(`node(s) had no free NIC for network "fast"`)},
 		"others' fixed addresses take NICs": {"- {name: fast, sticky: true}", "- {name: fast, sticky: true}", unschedulable(`node(s) had no free NIC for network "fast"`)},
 		"the NIC is free":                   {"- {name: fast, sticky: true}", "", success()},
@@ -131,7 +132,8 @@ func TestAFixedAddressTakesNoneOfABlock(t *testing.T) {
 			ofFast := func(c *v1alpha1.IPClaim) { c.Name, c.Spec.Network, c.Spec.NetworkUID = "fast", "fast", fast.UID }
 			offer := makeNode("n", up("data"), nicsOn("phy-fast", "up"))
 			pl := newPlugin(t, makeNetwork("data", staticRange), newNetwork(fast.Network), offer, makeBlock("fast", "n", 0),
-				makeClaim("10.0.254.7", handedTo("p")), makeClaim("10.0.254.8", handedTo("p"), ofFast))
+				makeClaim("10.0.254.7", handedTo("p")), makeClaim("10.0.254.8", handedTo("p"), ofFast),
+				makeClaim("10.0.254.9", handedTo("p"), func(c *v1alpha1.IPClaim) { c.Spec.Owner.Interface = "eth0" }))
 			info := newNodeInfo("n")
 			if test.there != "" {
 				info = newNodeInfo("n", makePod("other", test.there))

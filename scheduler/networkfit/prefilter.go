@@ -25,6 +25,7 @@ type want struct {
 	demand    int
 	unclaimed *unclaimed // of a Tight network; nil otherwise
 	nics      *nicWant   // of a network that takes NICs; nil otherwise
+	anchor    bool       // the pod's eth0 is on it with a fixed address, see fit
 }
 
 // wants are all that a pod asks for. They do not depend on other pods, so
@@ -76,7 +77,7 @@ func (pl *NetworkFit) resolve(pod *v1.Pod, asked *parsed) (wants, string) {
 		if refusal := net.refuses(pod.Namespace, namespace); refusal != "" {
 			return nil, refusal
 		}
-		w := want{network: net, demand: capacity.Load(asked.demand).Of(request.Name), nics: pl.sources.nicWant(net, asked)}
+		w := want{network: net, demand: capacity.Load(asked.demand).Of(request.Name), nics: pl.sources.nicWant(net, asked), anchor: anchors(asked, request.Name)}
 		if net.tight {
 			w.unclaimed = &unclaimed{}
 		}

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -188,7 +189,7 @@ func (w *world) start(breakAfter int) (l *line, stop func()) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	if err := ipclaim.Setup(mgr, ipclaim.Options{Grace: grace}); err != nil {
+	if err := ipclaim.Setup(mgr, ipclaim.Options{Grace: grace, Registerer: prometheus.NewRegistry()}); err != nil {
 		w.t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())

@@ -39,7 +39,7 @@ func TestController(t *testing.T) {
 	t.Run("counts nodes and addresses", func(t *testing.T) { testCounts(t, c, p) })
 	t.Run("addresses run low before they are exhausted", func(t *testing.T) { testAvailability(t, c) })
 	t.Run("a Network that is deleted waits for its pods, then for its blocks", func(t *testing.T) { testFinalizer(t, c) })
-	t.Run("a pod gets a fixed address, for which the Network waits", func(t *testing.T) { testFixed(t, c) })
+	t.Run("a pod gets a fixed address, for which the Network waits", func(t *testing.T) { testFixed(t, c, p) })
 	t.Run("AgentReady follows the agent's pod and the Node", func(t *testing.T) { testAgentReady(t, c) })
 	t.Run("node labels follow the NICs", func(t *testing.T) { testLabels(t, c) })
 	t.Run("blocks of a Node that is gone are freed", func(t *testing.T) { testNodeGone(t, c) })
@@ -206,7 +206,7 @@ func testFinalizer(t *testing.T, c client.Client) {
 
 // The rules by which addresses change hands have tests of their own: here it is
 // shown that the program follows them, and that a Network waits for it.
-func testFixed(t *testing.T, c client.Client) {
+func testFixed(t *testing.T, c client.Client, p *program) {
 	addPhysical(t, c, "fx")
 	node := addNode(t, c, "fx-node")
 	report(t, c, node.Name, backs("fx", "eth1", true))
@@ -225,6 +225,13 @@ func testFixed(t *testing.T, c client.Client) {
 			return fmt.Errorf("status %+v", claim.Status)
 		}
 		return nil
+	})
+	eventually(t, "the metric", func(context.Context) error {
+		body, err := fetch(p.metrics, "/metrics")
+		if line := `netplane_ipclaims{network="fixed",reason="Bound"} 1`; err == nil && !strings.Contains(body, line+"\n") {
+			err = fmt.Errorf("no line %s", line)
+		}
+		return err
 	})
 	remove(t, c, network)
 	awaitCondition(t, c, network, v1alpha1.ConditionReady, "False", v1alpha1.ReasonTerminating, "1 pod on it (default/fx-pod)", "1 IPClaim")
