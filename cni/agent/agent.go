@@ -149,7 +149,7 @@ func (a *agent) makeServer(opts *options) (err error) {
 	}
 	a.installer, err = install.New(install.Config{
 		Source: opts.pluginSource, BinDir: opts.cniBinDir, ConfDir: opts.cniConfDir,
-		Socket: a.socket, SpoolDir: string(config.Spool()),
+		Socket: a.socket, SpoolDir: string(config.Spool()), Journal: filepath.Join(opts.stateDir, journalFile),
 	})
 	if err != nil {
 		return fmt.Errorf("making the installer: %w", err)

@@ -24,9 +24,9 @@ type Config struct {
 	Source string
 	// BinDir and ConfDir are the node's CNI folders.
 	BinDir, ConfDir string
-	// Socket and SpoolDir are written into the configuration, as the host
-	// sees them.
-	Socket, SpoolDir string
+	// Socket, SpoolDir and Journal, the agent's journal of addresses, are
+	// written into the configuration, as the host sees them.
+	Socket, SpoolDir, Journal string
 }
 
 const (
@@ -47,7 +47,7 @@ type Installer struct {
 
 // New checks the configuration and changes nothing.
 func New(config Config) (*Installer, error) {
-	if config.Source == "" || config.BinDir == "" || config.ConfDir == "" || config.Socket == "" || config.SpoolDir == "" {
+	if config.Source == "" || config.BinDir == "" || config.ConfDir == "" || config.Socket == "" || config.SpoolDir == "" || config.Journal == "" {
 		return nil, errors.New("install.Config has an empty field")
 	}
 	return &Installer{config: config, installed: make(chan struct{})}, nil

@@ -36,7 +36,7 @@ func newNode(t *testing.T) *node {
 	if err := os.WriteFile(source, []byte("#!binary"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	installer, err := New(Config{Source: source, BinDir: n.bin, ConfDir: n.conf, Socket: "/run/netplane/agent.sock", SpoolDir: "/run/netplane/spool"})
+	installer, err := New(Config{Source: source, BinDir: n.bin, ConfDir: n.conf, Socket: "/run/netplane/agent.sock", SpoolDir: "/run/netplane/spool", Journal: "/run/netplane/journal"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -131,7 +131,7 @@ func TestSyncWrapsWhatTheRuntimeWouldTake(t *testing.T) {
 			}
 			want := &confPlugin{
 				Type: "netplane", Capabilities: test.capabilities, Socket: "/run/netplane/agent.sock",
-				SpoolDir: "/run/netplane/spool", Wrapped: json.RawMessage(test.wrapped),
+				SpoolDir: "/run/netplane/spool", Journal: "/run/netplane/journal", Wrapped: json.RawMessage(test.wrapped),
 			}
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Error(diff)

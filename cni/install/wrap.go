@@ -44,6 +44,7 @@ type confPlugin struct {
 	Capabilities map[string]bool `json:"capabilities"`
 	Socket       string          `json:"socket"`
 	SpoolDir     string          `json:"spoolDir"`
+	Journal      string          `json:"journal"`
 	Wrapped      json.RawMessage `json:"wrapped"`
 }
 
@@ -123,7 +124,7 @@ func (i *Installer) around(list *libcni.NetworkConfigList) ([]byte, error) {
 	}
 	return json.MarshalIndent(confList{CNIVersion: confVersion, Name: listName, Plugins: []confPlugin{{
 		Type: PluginType, Capabilities: capabilities,
-		Socket: i.config.Socket, SpoolDir: i.config.SpoolDir, Wrapped: wrapped,
+		Socket: i.config.Socket, SpoolDir: i.config.SpoolDir, Journal: i.config.Journal, Wrapped: wrapped,
 	}}}, "", "  ")
 }
 

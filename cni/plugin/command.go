@@ -37,9 +37,12 @@ const (
 // config is our entry of the configuration list; cni/install writes it.
 type config struct {
 	types.PluginConf
-	Socket   string          `json:"socket"`
-	SpoolDir string          `json:"spoolDir"`
-	Wrapped  json.RawMessage `json:"wrapped"`
+	Socket   string `json:"socket"`
+	SpoolDir string `json:"spoolDir"`
+	// Journal is the agent's journal of addresses; empty in the configuration
+	// of an older release.
+	Journal string          `json:"journal,omitempty"`
+	Wrapped json.RawMessage `json:"wrapped"`
 	// CacheDir is libcni's cache of the wrapped list; empty means its default,
 	// the one that the runtime uses too: so pods from before the installation
 	// are torn down with what they were set up with.

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"syscall"
 
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/skel"
@@ -19,7 +20,8 @@ import (
 
 // del removes both parts, ours first. The wrapped network's DEL always runs:
 // it is harmless where the network was never added, and a pod may be older
-// than the installation. A DEL that no agent takes is spooled.
+// than the installation. A DEL that no agent takes is spooled, unless there is
+// nothing to undo.
 func del(args *skel.CmdArgs) error {
 	c, err := newCommand(args)
 	if err != nil {
@@ -48,10 +50,18 @@ func (c *command) delOurs() error {
 	if own(err) {
 		return cniError(err)
 	}
+	if unheard(err) && c.config.Journal != "" && !wire.Journaled(c.config.Journal, c.sandbox.ContainerID) {
+		return nil
+	}
 	if spoolErr := wire.Spool(c.config.SpoolDir).Put(c.sandbox); spoolErr != nil {
 		return types.NewError(types.ErrIOFailure, fmt.Sprintf("the netplane agent is not running (%v), and the DEL could not be left for it: %v", err, spoolErr), "")
 	}
 	return nil
+}
+
+// unheard says that no agent listens: none works on the sandbox just now either.
+func unheard(err error) bool {
+	return errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ECONNREFUSED)
 }
 
 // check checks both parts, the default network only where it was added: libcni

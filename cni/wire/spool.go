@@ -4,6 +4,7 @@
 package wire
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -18,6 +19,19 @@ import (
 type Spool string
 
 const spoolSuffix = ".json"
+
+// Journaled tells whether an agent may have given a sandbox something: before
+// anything else it writes the container ID into the journal of addresses at
+// that path. What cannot be read may hold it. A DEL of any other sandbox has
+// nothing to undo, and need not be spooled: without that, each failed attempt
+// of each pod that waits for an agent would leave a file.
+func Journaled(journal, containerID string) bool {
+	raw, err := os.ReadFile(journal)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false // no agent has run since the node started
+	}
+	return err != nil || bytes.Contains(raw, []byte(containerID))
+}
 
 // Put records a DEL. The file appears whole or not at all, and a second DEL of
 // the same sandbox replaces the first.

@@ -165,6 +165,26 @@ func TestSpoolKeepsDELsUntilRemoved(t *testing.T) {
 	}
 }
 
+func TestJournaledErrsOnTheSideOfYes(t *testing.T) {
+	dir := t.TempDir()
+	journal := filepath.Join(dir, "journal")
+	if Journaled(journal, "c1") {
+		t.Error("a journal that never was knows c1")
+	}
+	if err := os.WriteFile(journal, []byte(`00000000 {"leases":[{"containerID":"c1","ifn`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if !Journaled(journal, "c1") {
+		t.Error("a torn line is not heeded")
+	}
+	if Journaled(journal, "c2") {
+		t.Error("the journal knows c2, too")
+	}
+	if !Journaled(dir, "c2") {
+		t.Error("what cannot be read is taken for empty")
+	}
+}
+
 func TestSpoolRefusesAnIDThatLeavesTheFolder(t *testing.T) {
 	for _, id := range []string{"", "../x", "a/b"} {
 		err := Spool(t.TempDir()).Put(Sandbox{ContainerID: id})

@@ -76,7 +76,10 @@ func newHost(t *testing.T, networks ...*v1alpha1.Network) *host {
 	must(t, os.Mkdir(h.conf, 0o755))
 	must(t, os.WriteFile(filepath.Join(h.bin, "cluster"), []byte(clusterPlugin), 0o755))
 	must(t, os.WriteFile(filepath.Join(h.conf, "10-cluster.conflist"), []byte(clusterConf), 0o600))
-	installer, err := install.New(install.Config{Source: binary, BinDir: h.bin, ConfDir: h.conf, Socket: h.socket(), SpoolDir: filepath.Join(h.state, "spool")})
+	installer, err := install.New(install.Config{
+		Source: binary, BinDir: h.bin, ConfDir: h.conf, Socket: h.socket(),
+		SpoolDir: filepath.Join(h.state, "spool"), Journal: filepath.Join(h.state, "addresses.journal"),
+	})
 	must(t, err)
 	must(t, installer.Sync(t.Context()))
 	h.cni = libcni.NewCNIConfig([]string{h.bin}, nil)
@@ -380,6 +383,27 @@ func TestDelWithoutAgentIsSpooledAndReplayed(t *testing.T) {
 	if dels, _, err = (attach.Config{StateDir: h.state}).Spool().List(); err != nil || len(dels) > 0 {
 		t.Errorf("left in the spool: %v, %v", dels, err)
 	}
+}
+
+func TestAttemptsWithoutAgentAreNotSpooled(t *testing.T) {
+	h := newHost(t, network("data", v1alpha1.PluginMacvlan, nil))
+	pod := newSpace(t, "pod")
+	attempt := func(id string) {
+		t.Helper()
+		rt := h.runtimeConf(id, pod, asks("data@eth0"))
+		_, err := h.cniAdd(rt)
+		wantError(t, err, 11, "netplane agent on this node is not running")
+		must(t, h.cniDel(rt)) // as the runtime does then
+		if dels, _, err := (attach.Config{StateDir: h.state}).Spool().List(); err != nil || len(dels) > 0 {
+			t.Errorf("spool: %v, %v", dels, err)
+		}
+	}
+	attempt("before-the-first-agent")
+	h.start(t)
+	_, err := h.cniAdd(h.runtimeConf("c1", pod, asks("data@eth0")))
+	must(t, err)
+	h.stop()
+	attempt("after-it")
 }
 
 func TestRuntimeThatPassesNoAnnotations(t *testing.T) {
