@@ -42,6 +42,9 @@ const (
 	// DefaultRollbackPause is time enough for all agents to list their blocks,
 	// and for the conflicts that they find to reach the nodes concerned.
 	DefaultRollbackPause = time.Minute
+	// DefaultProbeEvery leaves most of the pause to what follows: a start of the
+	// agent, and the assertions.
+	DefaultProbeEvery = 20 * time.Second
 )
 
 // settle gathers lease changes before the Claimer looks at them. A pod that
@@ -70,6 +73,8 @@ type ClaimerConfig struct {
 	// RollbackPause passes without new claims after the API server's state went
 	// back to an earlier one.
 	RollbackPause time.Duration
+	// ProbeEvery is how often the API server is asked how far its state is.
+	ProbeEvery time.Duration
 	// VersionFile keeps, over a restart, how far the API server's state had
 	// come; in tmpfs. Empty means that a restarted agent does not know.
 	VersionFile string
@@ -110,7 +115,9 @@ type Claimer struct {
 	events  EventRecorder
 	clock   clock.PassiveClock
 	history *history
-	caches  []cacheVersion
+
+	probeEvery time.Duration
+	caches     []cacheVersion
 
 	queue   atomic.Pointer[workqueue.TypedRateLimitingInterface[reconcile.Request]]
 	demands demands
@@ -139,6 +146,8 @@ func NewClaimer(cfg ClaimerConfig, deps ClaimerDeps) *Claimer {
 		clock:    deps.Clock,
 		networks: map[string]*claims{},
 		finished: map[types.UID]bool{},
+
+		probeEvery: orDefault(cfg.ProbeEvery, DefaultProbeEvery),
 	}
 	if c.metrics == nil {
 		c.metrics = newMetrics()

@@ -5,15 +5,20 @@ package ipam
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"math/rand/v2"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	toolscache "k8s.io/client-go/tools/cache"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 
 	"github.com/netplane/netplane/api/v1alpha1"
@@ -22,9 +27,15 @@ import (
 // lookBackEvery is how often the caches are asked how far they have come.
 const lookBackEvery = time.Second
 
+// ErrRewound ends an agent whose caches wait for what will not come. A watch
+// that begins at a version which the API server has not reached any more brings
+// nothing, not even bookmarks, until it has; the next agent begins with lists.
+var ErrRewound = errors.New("the API server's state went back behind what was read of it: the caches have to be filled anew")
+
 // cacheVersion tells how far one kind's cache has come.
 type cacheVersion struct {
 	kind    string
+	list    schema.GroupVersionKind
 	version func() string
 }
 
@@ -32,11 +43,13 @@ type cacheVersion struct {
 // bookmarks included, and objects that become older than they were.
 func (c *Claimer) followHistory(mgr ctrl.Manager) error {
 	kinds := []struct {
-		name string
-		obj  client.Object
+		name  string
+		group schema.GroupVersion
+		obj   client.Object
 	}{
-		{streamBlocks, &v1alpha1.IPBlock{}}, {"Network", &v1alpha1.Network{}}, {"NodeNetwork", &v1alpha1.NodeNetwork{}},
-		{"Node", &corev1.Node{}}, {"Pod", &corev1.Pod{}},
+		{streamBlocks, v1alpha1.SchemeGroupVersion, &v1alpha1.IPBlock{}}, {"Network", v1alpha1.SchemeGroupVersion, &v1alpha1.Network{}},
+		{"NodeNetwork", v1alpha1.SchemeGroupVersion, &v1alpha1.NodeNetwork{}},
+		{"Node", corev1.SchemeGroupVersion, &corev1.Node{}}, {"Pod", corev1.SchemeGroupVersion, &corev1.Pod{}},
 	}
 	ctx := context.Background() // registers only: nothing is read before the caches start
 	for _, kind := range kinds {
@@ -45,7 +58,7 @@ func (c *Claimer) followHistory(mgr ctrl.Manager) error {
 			return fmt.Errorf("following the cache of %ss: %w", kind.name, err)
 		}
 		if position, ok := informer.(interface{ LastSyncResourceVersion() string }); ok {
-			c.caches = append(c.caches, cacheVersion{kind.name, position.LastSyncResourceVersion})
+			c.caches = append(c.caches, cacheVersion{kind.name, kind.group.WithKind(kind.name + "List"), position.LastSyncResourceVersion})
 		}
 		if _, err := informer.AddEventHandler(c.watchObjects(kind.name)); err != nil {
 			return fmt.Errorf("following the cache of %ss: %w", kind.name, err)
@@ -91,18 +104,48 @@ func (c *Claimer) vanished(block *v1alpha1.IPBlock) bool {
 	return block.Spec.NodeName == c.node && block.Spec.NodeUID == c.nodeUID && controllerutil.ContainsFinalizer(block, v1alpha1.FinalizerIPBlock)
 }
 
-// lookBack asks the caches every while until ctx ends.
+// lookBack asks the caches every while until ctx ends, and less often the API
+// server itself.
 func (c *Claimer) lookBack(ctx context.Context) error {
 	ticker := time.NewTicker(lookBackEvery)
 	defer ticker.Stop()
-	for {
+	probe := time.NewTicker(c.probeEvery + rand.N(c.probeEvery/10))
+	defer probe.Stop()
+	for turn := 0; ; {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-ticker.C:
 			c.askCaches()
+		case <-probe.C:
+			if len(c.caches) == 0 {
+				continue
+			}
+			if err := c.askServer(ctx, c.caches[turn%len(c.caches)]); err != nil {
+				return err
+			}
+			turn++
 		}
 	}
+}
+
+// askServer compares one kind's cache with the API server. It selects by a name,
+// so that the list costs next to nothing. No answer is no news.
+func (c *Claimer) askServer(ctx context.Context, cached cacheVersion) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	read := cached.version()
+	var list metav1.PartialObjectMetadataList
+	list.SetGroupVersionKind(cached.list)
+	if err := c.live.List(ctx, &list, client.MatchingFields{metav1.ObjectNameField: c.node}); err != nil {
+		log.FromContext(ctx).V(4).Info("The API server did not say how far it is", "kind", cached.kind, "err", err)
+		return nil
+	}
+	if !older(list.ResourceVersion, read) {
+		return nil
+	}
+	c.history.wentBack("the API server is behind a cache", "kind", cached.kind, "read", read, "server", list.ResourceVersion)
+	return ErrRewound
 }
 
 func (c *Claimer) askCaches() {

@@ -24,7 +24,7 @@ const (
 	// clients do not see versions go back.
 	maxJump = 100_000_000
 	// saveEvery is the time between two writes of the version that was seen last.
-	saveEvery = 10 * time.Second
+	saveEvery = time.Second
 )
 
 // history notices that the API server's state went back to an earlier one: etcd

@@ -4,6 +4,8 @@
 package ipam
 
 import (
+	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -157,4 +159,42 @@ func TestABlockThatTheNodeLetsGoIsNoRollback(t *testing.T) {
 	epoch, _ := f.claimer.history.signs()
 	expectEqual(t, "pauses", 0, epoch)
 	expectEqual(t, "blocks remembered", 0, len(f.claimer.finished))
+}
+
+// server answers every list with one version, or with an error.
+type server struct {
+	client.Reader
+	version string
+	err     error
+}
+
+func (s server) List(_ context.Context, list client.ObjectList, _ ...client.ListOption) error {
+	list.SetResourceVersion(s.version)
+	return s.err
+}
+
+func TestACacheThatIsAheadOfTheAPIServerEndsTheAgent(t *testing.T) {
+	tests := []struct {
+		name   string
+		server server
+		want   error
+	}{
+		{"the server is as far", server{version: "100"}, nil},
+		{"the server is further", server{version: "101"}, nil},
+		{"the server was set back", server{version: "99"}, ErrRewound},
+		{"the server does not answer", server{version: "1", err: errors.New("no answer")}, nil},
+		{"the server says no version", server{}, nil},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			f := newClaimFixture(t, world()...)
+			f.claimer.live = test.server
+			err := f.claimer.askServer(t.Context(), cacheVersion{kind: streamBlocks, version: func() string { return "100" }})
+			if !errors.Is(err, test.want) {
+				t.Errorf("the agent goes on with %v, want %v", err, test.want)
+			}
+			epoch, _ := f.claimer.history.signs()
+			expectEqual(t, "a pause begins", test.want != nil, epoch > 0)
+		})
+	}
 }
