@@ -32,6 +32,7 @@ const (
 	scarceGrace   = 300 * time.Millisecond
 	drainGrace    = 100 * time.Millisecond
 	unusedGrace   = time.Second
+	probeEvery    = time.Second
 	collectEvery  = 100 * time.Millisecond
 	collectGrace  = 200 * time.Millisecond
 	publishEvery  = 200 * time.Millisecond
@@ -50,6 +51,7 @@ type agent struct {
 	serving chan struct{} // closed when CNI requests are served
 	cancel  context.CancelFunc
 	ctx     context.Context
+	born    time.Time
 	running sync.WaitGroup // all that must end before the next life begins
 }
 
@@ -57,7 +59,7 @@ type agent struct {
 // is one, and only then the agent serves.
 func (n *node) startAgent() (*agent, error) {
 	w := n.world
-	a := &agent{node: n, line: newLine(w.outage), serving: make(chan struct{})}
+	a := &agent{node: n, line: newLine(w.outage, w.frozen), serving: make(chan struct{}), born: time.Now()}
 	own := fields.OneTermEqualSelector(metav1.ObjectNameField, n.name)
 	mgr, err := w.newProcess("agent "+n.name, a.line, map[client.Object]cache.ByObject{
 		&corev1.Node{}:          {Field: own},
@@ -71,7 +73,10 @@ func (n *node) startAgent() (*agent, error) {
 	a.client = mgr.GetClient()
 	a.addrs = ipam.New(ipam.Config{JournalPath: n.journal, Wait: reserveWait, Logger: w.log.logger("manager " + n.name)})
 	claimer := ipam.NewClaimer(
-		ipam.ClaimerConfig{NodeName: n.name, IdleGrace: idleGrace, ScarceGrace: scarceGrace, UnusedGrace: unusedGrace, DrainGrace: drainGrace},
+		ipam.ClaimerConfig{
+			NodeName: n.name, VersionFile: n.journal + ".version", IdleGrace: idleGrace, ScarceGrace: scarceGrace,
+			UnusedGrace: unusedGrace, DrainGrace: drainGrace, RollbackPause: w.rollbackPause(), ProbeEvery: probeEvery,
+		},
 		ipam.ClaimerDeps{Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Manager: a.addrs})
 	if err := claimer.SetupWithManager(mgr); err != nil {
 		return nil, err
@@ -79,8 +84,10 @@ func (n *node) startAgent() (*agent, error) {
 	a.ctx, a.cancel = context.WithCancel(context.Background())
 	w.addLine(a.line)
 	a.running.Go(func() {
-		if err := mgr.Start(a.ctx); err != nil && a.ctx.Err() == nil {
-			w.violate("the agent of %s ended: %v", n.name, err)
+		// Whatever ends the process, ErrRewound for one: it is started again.
+		if err := mgr.Start(a.ctx); a.ctx.Err() == nil {
+			w.log.printf("the agent of %s ends: %v", n.name, err)
+			a.die()
 		}
 	})
 	a.running.Go(func() { a.serve(mgr.GetCache()) })
@@ -151,6 +158,7 @@ func (a *agent) publishOnce() error {
 	}
 	want := have.DeepCopy()
 	want.Status = offer(a.node.world.name)
+	want.Status.Conflicts = a.addrs.Conflicts()
 	want.Status.Held = a.addrs.Held(func(uid types.UID) bool { return living[uid] })
 	if equality.Semantic.DeepEqual(have.Status, want.Status) {
 		return nil

@@ -4,8 +4,8 @@
 package addresses
 
 import (
-	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -64,6 +64,10 @@ func (w *world) happen(e event) {
 		w.change(e.net, func(spec *v1alpha1.NetworkSpec) { spec.ExcludeRanges = nil })
 	case eventAskBack:
 		w.askBack(e.net)
+	case eventBackup:
+		w.backup()
+	case eventRollback:
+		w.rollback()
 	}
 }
 
@@ -140,7 +144,7 @@ type controller struct {
 }
 
 func startController(w *world) *controller {
-	c := &controller{line: newLine(w.outage), stop: func() {}}
+	c := &controller{line: newLine(w.outage, w.frozen), stop: func() {}}
 	mgr, err := w.newProcess("controller", c.line, nil)
 	if err != nil {
 		w.check(err)
@@ -157,7 +161,9 @@ func startController(w *world) *controller {
 		}
 	})
 	running.Go(func() {
-		clock.run(ctx, func() bool { return c.line.events.isShut() || w.outage.isShut() || w.kernel.doomed(w.uidOf) > 0 })
+		clock.run(ctx, func() bool {
+			return c.line.events.isShut() || w.outage.isShut() || w.frozen.isShut() || w.unsynced() > 0 || w.kernel.doomed(w.uidOf) > 0
+		})
 	})
 	w.addLine(c.line)
 	c.stop = func() {
@@ -181,45 +187,36 @@ func (w *world) dropLine(l *line) {
 	w.wires = slices.DeleteFunc(w.wires, func(other *line) bool { return other == l })
 }
 
-// history is what happened, for whoever looks into a failure.
+// history is what happened, in a file for whoever looks into a failure.
 type history struct {
-	mu    sync.Mutex
-	began time.Time
-	text  bytes.Buffer
+	mu   sync.Mutex
+	file *os.File
 }
 
-func newHistory() *history { return &history{began: time.Now()} }
+func newHistory(name string) (*history, error) {
+	file, err := os.CreateTemp("", "netplane-addresses-"+name+"-*.log")
+	return &history{file: file}, err
+}
 
 // Write takes a line of a logger.
 func (h *history) Write(p []byte) (int, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.text.Write(p)
+	return h.file.Write(p)
 }
 
 func (h *history) printf(format string, args ...any) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	fmt.Fprintf(&h.text, "%s      %s\n", time.Now().Format("M0102 15:04:05.000000"), fmt.Sprintf(format, args...))
+	_, _ = fmt.Fprintf(h.file, "%s      %s\n", time.Now().Format("M0102 15:04:05.000000"), fmt.Sprintf(format, args...))
 }
 
 func (h *history) logger(name string) logr.Logger {
 	return textlogger.NewLogger(textlogger.NewConfig(textlogger.Output(h), textlogger.Verbosity(2))).WithName(name)
 }
 
-// save writes the history to a file and returns its path.
-func (h *history) save(name string) (string, error) {
-	file, err := os.CreateTemp("", "netplane-addresses-"+name+"-*.log")
-	if err != nil {
-		return "", err
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if _, err := file.Write(h.text.Bytes()); err != nil {
-		return "", err
-	}
-	return file.Name(), file.Close()
-}
+// drop removes the history of a run that went well.
+func (h *history) drop() error { return errors.Join(h.file.Close(), os.Remove(h.file.Name())) }
 
 func prefixOf(block *v1alpha1.IPBlock) netip.Prefix {
 	prefix, err := netip.ParsePrefix(string(block.Spec.CIDR))

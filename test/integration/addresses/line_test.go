@@ -57,6 +57,7 @@ func (g *gate) open() <-chan struct{} {
 // a wrapper of the client it also has the informers' lists and watches.
 type line struct {
 	outage *gate         // shared by all: shut while no API server answers
+	frozen *gate         // shared by all: shut while whoever calls waits
 	events *gate         // shut while watch events are held back
 	parted *gate         // shut while nothing gets through, or back
 	dead   chan struct{} // closed when the process is dead
@@ -68,8 +69,8 @@ type line struct {
 	bodies   map[*watchBody]bool
 }
 
-func newLine(outage *gate) *line {
-	return &line{outage: outage, events: newGate(), parted: newGate(), dead: make(chan struct{}), bodies: map[*watchBody]bool{}}
+func newLine(outage, frozen *gate) *line {
+	return &line{outage: outage, frozen: frozen, events: newGate(), parted: newGate(), dead: make(chan struct{}), bodies: map[*watchBody]bool{}}
 }
 
 // lose arms the loss of replies, or of requests.
@@ -124,13 +125,15 @@ func (l *line) fate(write, create bool) (loseRequest, loseReply bool, crash func
 	return false, false, nil
 }
 
-// pass waits as long as the line is parted: packets are lost, nobody refuses.
+// pass waits as long as nothing gets through: packets are lost, nobody refuses.
 func (l *line) pass(ctx context.Context) error {
-	select {
-	case <-l.parted.open():
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-l.dead:
+	for _, g := range []*gate{l.frozen, l.parted} {
+		select {
+		case <-g.open():
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-l.dead:
+		}
 	}
 	return l.refusal()
 }

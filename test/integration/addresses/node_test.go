@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -57,6 +58,7 @@ type node struct {
 	slots   [slotsPerNode]*sandboxed
 	stray   []string // containers of pods that were deleted by force
 	serial  int
+	resyncs atomic.Bool // the API server was set back since it compared its pods
 
 	mu      sync.Mutex
 	uid     types.UID // of the Node; empty while there is none
@@ -116,7 +118,9 @@ func (n *node) replaySandboxes(a *agent) {
 func (n *node) run(steps []step) {
 	for i := range steps {
 		s := &steps[i]
+		n.resync()
 		n.revive()
+		n.mature(s)
 		n.world.log.printf("node %s: step %d: %s", n.name, i, s)
 		n.do(s)
 		time.Sleep(s.pause)
@@ -328,9 +332,7 @@ func (n *node) powerOff() {
 	n.agent.die()
 	n.world.kernel.powerOff(n.name)
 	n.world.check(n.agent.bury())
-	if err := os.Remove(n.journal); !errors.Is(err, os.ErrNotExist) {
-		n.world.check(err)
-	}
+	n.world.check(os.RemoveAll(filepath.Dir(n.journal)))
 	n.mu.Lock()
 	n.records, n.spool = map[string]attachState{}, map[string]bool{}
 	n.mu.Unlock()

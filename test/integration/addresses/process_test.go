@@ -5,10 +5,9 @@ package addresses
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"sync"
 
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/rest"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -55,16 +54,14 @@ func (p *process) Add(part manager.Runnable) error {
 	return nil
 }
 
-// Start runs caches and controllers until ctx ends.
+// Start runs caches and controllers until ctx ends, or one of them does.
 func (p *process) Start(ctx context.Context) error {
-	var group sync.WaitGroup
-	failed := make([]error, len(p.parts)+1)
-	group.Go(func() { failed[0] = p.GetCache().Start(ctx) })
-	for i, part := range p.parts {
-		group.Go(func() { failed[i+1] = part.Start(ctx) })
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return p.GetCache().Start(ctx) })
+	for _, part := range p.parts {
+		group.Go(func() error { return part.Start(ctx) })
 	}
-	group.Wait()
-	return errors.Join(failed...)
+	return group.Wait()
 }
 
 // watched are the kinds that an agent's parts read.

@@ -24,6 +24,7 @@ import (
 // first with the pods that live, then without any, then without Networks.
 func (w *world) settle() {
 	w.each(func(n *node) {
+		n.resync()
 		if n.off {
 			return
 		}
@@ -71,6 +72,11 @@ func (w *world) eventually(what string, check func() []string) {
 	began := time.Now()
 	var wrong []string
 	for time.Since(began) < patience {
+		w.each(func(n *node) {
+			if !n.off {
+				n.revive() // it may have noticed a rollback
+			}
+		})
 		if wrong = check(); len(wrong) == 0 {
 			w.log.printf("settled %s after %s", what, time.Since(began))
 			return

@@ -20,9 +20,11 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
 
 	"github.com/netplane/netplane/api/addressing"
 	"github.com/netplane/netplane/api/v1alpha1"
@@ -40,7 +42,9 @@ type world struct {
 	mapping    meta.RESTMapper
 	api        client.Client // the admin's, and kubelets': it knows no faults
 	log        *history
+	dir        string
 	outage     *gate
+	frozen     *gate
 	kernel     *kernel
 	networks   []string
 	nodes      []*node
@@ -56,33 +60,44 @@ type world struct {
 
 func newWorld(t *testing.T, p *plan, name string) *world {
 	t.Helper()
-	w := &world{t: t, ctx: t.Context(), name: name, plan: p, connection: apiServer, outage: newGate(), log: newHistory(), byName: map[string]*node{}}
+	log, err := newHistory(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &world{t: t, log: log, ctx: t.Context(), name: name, plan: p, connection: apiServer.Config, dir: t.TempDir(), outage: newGate(), frozen: newGate(), byName: map[string]*node{}}
 	w.kernel = newKernel(w.violate)
 	w.scheme = runtime.NewScheme()
 	w.check(errors.Join(corev1.AddToScheme(w.scheme), v1alpha1.AddToScheme(w.scheme), addEvents(w.scheme)))
-	w.mapping = mapping()
 	quick := rest.CopyConfig(w.connection)
 	quick.QPS = -1
-	var err error
+	if w.mapping, err = mapping(quick, w.scheme); err != nil {
+		t.Fatal(err)
+	}
 	w.api, err = client.New(quick, client.Options{Scheme: w.scheme, Mapper: w.mapping})
 	w.check(err)
 	return w
 }
 
 // mapping spares every life of every agent the discovery of the API.
-func mapping() meta.RESTMapper {
-	m := meta.NewDefaultRESTMapper(nil)
-	for _, kind := range []string{"Node", "Pod"} {
-		scope := meta.RESTScopeRoot
-		if kind == "Pod" {
-			scope = meta.RESTScopeNamespace
+func mapping(config *rest.Config, scheme *runtime.Scheme) (meta.RESTMapper, error) {
+	transport, err := rest.HTTPClientFor(config)
+	if err != nil {
+		return nil, err
+	}
+	mapper, err := apiutil.NewDynamicRESTMapper(config, transport)
+	if err != nil {
+		return nil, err
+	}
+	kinds := []schema.GroupKind{{Kind: "Node"}, {Kind: "Pod"}}
+	for kind := range scheme.KnownTypes(v1alpha1.SchemeGroupVersion) {
+		kinds = append(kinds, v1alpha1.SchemeGroupVersion.WithKind(kind).GroupKind())
+	}
+	for _, kind := range kinds { // while there is an API server
+		if _, err := mapper.RESTMapping(kind); err != nil && !meta.IsNoMatchError(err) {
+			return nil, err
 		}
-		m.Add(corev1.SchemeGroupVersion.WithKind(kind), scope)
 	}
-	for _, kind := range []string{"Network", "PhysicalNetwork", "NodeNetwork", "IPBlock"} {
-		m.Add(v1alpha1.SchemeGroupVersion.WithKind(kind), meta.RESTScopeRoot)
-	}
-	return m
+	return mapper, nil
 }
 
 func (w *world) mapper(*rest.Config, *http.Client) (meta.RESTMapper, error) { return w.mapping, nil }
@@ -142,12 +157,11 @@ func (w *world) start() {
 			})
 		})
 	}
-	dir := w.t.TempDir()
 	var group sync.WaitGroup
 	for i := range w.plan.nodes {
 		name := fmt.Sprintf("%s-n%02d", w.name, i)
 		n := &node{
-			world: w, name: name, journal: filepath.Join(dir, name, "addresses.journal"),
+			world: w, name: name, journal: filepath.Join(w.dir, name, "addresses.journal"),
 			records: map[string]attachState{}, spool: map[string]bool{},
 		}
 		w.nodes, w.byName[name] = append(w.nodes, n), n

@@ -86,7 +86,18 @@ func Start(t testing.TB, options ...Option) *rest.Config {
 // it, hands its configuration to ready, runs the tests and stops it. It
 // returns the exit code. Tests must end what they started before they return.
 func Main(m *testing.M, ready func(*rest.Config), options ...Option) int {
-	config, stop, err := Launch(options...)
+	return serve(m, func() (func() error, error) {
+		config, stop, err := Launch(options...)
+		if err == nil {
+			ready(config)
+		}
+		return stop, err
+	})
+}
+
+// serve runs the tests between start and what it returns.
+func serve(m *testing.M, start func() (stop func() error, err error)) int {
+	stop, err := start()
 	if errors.Is(err, ErrNoAssets) {
 		fmt.Println("skipped:", err)
 		return 0
@@ -95,7 +106,6 @@ func Main(m *testing.M, ready func(*rest.Config), options ...Option) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	ready(config)
 	code := m.Run()
 	if err := stop(); err != nil {
 		fmt.Fprintln(os.Stderr, "stopping the API server:", err)
@@ -107,12 +117,25 @@ func Main(m *testing.M, ready func(*rest.Config), options ...Option) int {
 // Launch runs an API server until stop is called. It returns ErrNoAssets
 // where the programs are missing.
 func Launch(options ...Option) (config *rest.Config, stop func() error, err error) {
+	env, err := environment(options)
+	if err != nil {
+		return nil, nil, err
+	}
+	config, err = env.Start()
+	if err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("starting the API server: %w", err), env.Stop())
+	}
+	return config, env.Stop, nil
+}
+
+// environment is what is to be started.
+func environment(options []Option) (*envtest.Environment, error) {
 	if os.Getenv(assetsVariable) == "" {
-		return nil, nil, ErrNoAssets
+		return nil, ErrNoAssets
 	}
 	root, err := repositoryRoot()
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	env := &envtest.Environment{
 		CRDDirectoryPaths:        []string{filepath.Join(root, "manifests", "crds")},
@@ -121,14 +144,10 @@ func Launch(options ...Option) (config *rest.Config, stop func() error, err erro
 	}
 	for _, option := range options {
 		if err := option(env); err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 	}
-	config, err = env.Start()
-	if err != nil {
-		return nil, nil, errors.Join(fmt.Errorf("starting the API server: %w", err), env.Stop())
-	}
-	return config, env.Stop, nil
+	return env, nil
 }
 
 // repositoryRoot is the nearest folder above the test's own that has a go.mod.
