@@ -27,8 +27,9 @@ const (
 	// blocks are listed once.
 	maxCollisions = 4
 	// callTimeout bounds one call to the API server: a reply that is lost must
-	// be found out.
-	callTimeout = 10 * time.Second
+	// be found out. It is longer than flow control has a request wait, as a call
+	// that is given up costs two more.
+	callTimeout = 30 * time.Second
 	// expectFor is how long a created block counts without having come
 	// through the watch.
 	expectFor = time.Minute
@@ -38,6 +39,10 @@ const (
 	// conflictPause is between two attempts to assert a block that another has:
 	// it may have been removed by force.
 	conflictPause = 5 * time.Second
+	// claimSpread times the number of nodes is the time over which they spread
+	// claims that no pod waits for. An API server creates some hundred blocks per
+	// second; what comes faster it refuses (429), and refusing costs it as well.
+	claimSpread = 4 * time.Millisecond
 	// listPage is how many block names one call returns.
 	listPage = 500
 )
@@ -62,6 +67,7 @@ type claims struct {
 	expected map[string]expectation // created or found, not in the cache yet
 	doubtful map[string]bool        // Create gave no answer
 	pause    pause
+	first    time.Time                  // when it is this node's turn for its first block
 	short    time.Time                  // since when pods that are bound here lack addresses
 	lost     map[netip.Prefix]lostBlock // leases live in blocks that other nodes have
 	told     map[string]string          // the conflicts that were told of: block's name -> other node
@@ -219,6 +225,10 @@ func (c *Claimer) claimAll(ctx context.Context, v *view, st *claims) (decision, 
 			d.wait(rest)
 			return d, nil
 		}
+		if rest := st.turn(v, s); rest > 0 {
+			d.wait(rest)
+			return d, nil
+		}
 		block, err := c.claim(ctx, v, st)
 		if err != nil {
 			return d, err
@@ -238,6 +248,19 @@ func (c *Claimer) claimAll(ctx context.Context, v *view, st *claims) (decision, 
 		c.suspend(v, st) // the reply may have told of a rollback
 		v.tell(c.manager)
 	}
+}
+
+// turn is how long the node leaves the first block of a Network, which no pod
+// waits for, to others: all nodes want one when the Network becomes Ready.
+func (st *claims) turn(v *view, s *situation) time.Duration {
+	if s.needed > 0 || len(v.blocks) > 0 {
+		st.first = time.Time{}
+		return 0
+	}
+	if st.first.IsZero() {
+		st.first = s.now.Add(rand.N(1 + time.Duration(v.network.Status.Nodes.Total)*claimSpread))
+	}
+	return st.first.Sub(s.now)
 }
 
 // rest is what is left of the pause. Signs that a block became free end it: the

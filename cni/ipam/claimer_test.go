@@ -413,3 +413,32 @@ func TestAddressesCostTheAPIServerNothing(t *testing.T) {
 		expectEqual(t, "calls after it gave them back", []string(nil), calls)
 	}
 }
+
+// All nodes of a large cluster want a block of a new Network at once.
+func TestTheFirstBlockOfANetworkIsLeftToOthersForAWhile(t *testing.T) {
+	const nodes = 5000
+	network := dataNetwork()
+	network.Status.Nodes.Total = nodes
+	f := newClaimFixture(t, network, thisNodeNetwork(), thisNodeObject())
+	calls, result := f.run()
+	expectEqual(t, "calls", []string(nil), calls)
+	if result.RequeueAfter <= 0 || result.RequeueAfter > nodes*claimSpread {
+		t.Errorf("the next look is after %s, want one within %s", result.RequeueAfter, nodes*claimSpread)
+	}
+	f.clock.Step(result.RequeueAfter - 1)
+	_, again := f.run()
+	expectEqual(t, "rest of the wait", time.Duration(1), again.RequeueAfter)
+	f.clock.Step(1)
+	f.run()
+	expectEqual(t, "blocks when it is this node's turn", 1, len(f.blocksInAPI()))
+}
+
+func TestTheFirstBlockIsClaimedAtOnceForAPod(t *testing.T) {
+	network := dataNetwork()
+	network.Status.Nodes.Total = 5000
+	f := newClaimFixture(t, network, thisNodeNetwork(), thisNodeObject())
+	f.run()
+	f.create(pod("a", "data"))
+	f.run()
+	expectEqual(t, "blocks", 1, len(f.blocksInAPI()))
+}
