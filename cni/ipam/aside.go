@@ -36,7 +36,7 @@ func (m *Manager) PutAside(lease Lease) error {
 		return fmt.Errorf("putting address %s of network %q aside: %w", lease.Address, lease.Network, err)
 	}
 	if done {
-		m.foreign.Add(1)
+		m.foreign.add(lease.Network)
 		m.notify(lease.Network, false)
 	}
 	return nil

@@ -28,7 +28,7 @@ func TestAnAddressThatAnotherHostHasIsPutAside(t *testing.T) {
 	f.mustRelease("sandbox-a")
 	held := func() []v1alpha1.HeldAddresses { return f.Held(func(types.UID) bool { return true }) }
 	expectEqual(t, "held after DEL", []v1alpha1.HeldAddresses{{Network: "data", Count: 1}}, held())
-	expectEqual(t, "counted", int64(1), f.foreign.Load())
+	expectEqual(t, "counted", map[string]int64{"data": 1}, f.foreign.all())
 	expectEqual(t, "the block may be given back", false, f.Drain("data", taken.Block))
 
 	f.crash(NamespaceExists)

@@ -101,6 +101,8 @@ func (c *Claimer) claimsOf(network string) *claims {
 
 func (c *Claimer) forgetClaims(network string) {
 	c.metrics.forget(network)
+	c.manager.garbage.forget(network)
+	c.manager.foreign.forget(network)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.networks, network)
@@ -240,7 +242,7 @@ func (c *Claimer) claimAll(ctx context.Context, v *view, st *claims) (decision, 
 			continue
 		}
 		st.pause = pause{}
-		c.metrics.took(c.clock.Since(began))
+		c.metrics.took(v.name, c.clock.Since(began))
 		log.FromContext(ctx).Info("Claimed a block", "network", v.name, "block", block.Spec.CIDR)
 		if err := v.add(block); err != nil {
 			return d, err

@@ -123,8 +123,8 @@ func (c *Collector) free(ctx context.Context, condemned map[ownerKey]Lease) {
 		logger.Error(err, "Addresses of namespaces that are gone stay in use until the next look")
 		return
 	}
-	c.Manager.garbage.Add(int64(len(freed)))
 	for _, lease := range freed {
+		c.Manager.garbage.add(lease.Network)
 		logger.Info("Freed the address of a namespace that is gone", "network", lease.Network, "address", lease.Address,
 			"pod", klog.KRef(lease.PodNamespace, lease.PodName), "containerID", lease.ContainerID, "netns", lease.NetNS)
 		if c.Freed != nil {

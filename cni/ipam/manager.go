@@ -17,7 +17,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
-	"sync/atomic"
+
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -53,8 +53,8 @@ type Manager struct {
 	logger klog.Logger
 
 	ready   chan struct{} // closed by Replay
-	garbage atomic.Int64  // leases that the Collector ended
-	foreign atomic.Int64  // addresses that were put aside
+	garbage tally         // leases that the Collector ended
+	foreign tally         // addresses that were put aside
 
 	mu          sync.Mutex
 	journal     *journal

@@ -26,7 +26,7 @@ const (
 // Metrics count what the Claimer and the Collector do.
 type Metrics struct {
 	claims   *prometheus.CounterVec
-	latency  prometheus.Histogram
+	latency  *prometheus.HistogramVec
 	released prometheus.Counter
 	// rollbacks counts signs that the API server's state went back.
 	rollbacks prometheus.Counter
@@ -38,7 +38,8 @@ func NewMetrics(reg prometheus.Registerer, manager *Manager) (*Metrics, error) {
 	m := newMetrics()
 	err := errors.Join(reg.Register(m.claims), reg.Register(m.latency), reg.Register(m.released), reg.Register(m.rollbacks),
 		reg.Register(addressCollector{manager, addressesDesc()}), reg.Register(conflictCollector{manager, conflictsDesc()}),
-		reg.Register(garbageCounter(manager)), reg.Register(foreignCounter(manager)))
+		reg.Register(newTallyCollector(&manager.garbage, "netplane_ipam_garbage_total", "Addresses freed because their network namespace was gone.")),
+		reg.Register(newTallyCollector(&manager.foreign, "netplane_ipam_foreign_addresses_total", "Addresses put aside because a host outside the cluster answered for them.")))
 	if err != nil {
 		return nil, fmt.Errorf("registering the metrics of address management: %w", err)
 	}
@@ -51,11 +52,11 @@ func newMetrics() *Metrics {
 			Name: "netplane_ipam_claims_total",
 			Help: "Attempts to claim an IPBlock, by Network and result.",
 		}, []string{"network", "result"}),
-		latency: prometheus.NewHistogram(prometheus.HistogramOpts{
+		latency: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "netplane_ipam_claim_seconds",
 			Help:    "Time from the need of a block to its claim.",
 			Buckets: prometheus.ExponentialBuckets(0.002, 2, 12),
-		}),
+		}, []string{"network"}),
 		released: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "netplane_ipam_blocks_released_total",
 			Help: "IPBlocks that this node has let go.",
@@ -67,22 +68,6 @@ func newMetrics() *Metrics {
 	}
 }
 
-// garbageCounter counts what the Collector freed.
-func garbageCounter(manager *Manager) prometheus.Collector {
-	return prometheus.NewCounterFunc(prometheus.CounterOpts{
-		Name: "netplane_ipam_garbage_total",
-		Help: "Addresses freed because their network namespace was gone.",
-	}, func() float64 { return float64(manager.garbage.Load()) })
-}
-
-// foreignCounter counts what hosts outside the cluster answered for.
-func foreignCounter(manager *Manager) prometheus.Collector {
-	return prometheus.NewCounterFunc(prometheus.CounterOpts{
-		Name: "netplane_ipam_foreign_addresses_total",
-		Help: "Addresses put aside because a host outside the cluster answered for them.",
-	}, func() float64 { return float64(manager.foreign.Load()) })
-}
-
 func (m *Metrics) claim(network string, result claimResult) {
 	m.claims.WithLabelValues(network, string(result)).Inc()
 }
@@ -90,9 +75,12 @@ func (m *Metrics) claim(network string, result claimResult) {
 // forget drops the series of a Network that is gone.
 func (m *Metrics) forget(network string) {
 	m.claims.DeletePartialMatch(prometheus.Labels{"network": network})
+	m.latency.DeleteLabelValues(network)
 }
 
-func (m *Metrics) took(d time.Duration) { m.latency.Observe(d.Seconds()) }
+func (m *Metrics) took(network string, d time.Duration) {
+	m.latency.WithLabelValues(network).Observe(d.Seconds())
+}
 
 func addressesDesc() *prometheus.Desc {
 	return prometheus.NewDesc("netplane_ipam_addresses",
