@@ -26,7 +26,7 @@ import (
 const (
 	addTries  = 2 // that a kubelet makes in one step
 	startWait = 500 * time.Millisecond
-	patience  = 60 * time.Second
+	patience  = 3 * time.Minute // on a machine that does much else
 	poll      = 20 * time.Millisecond
 	look      = 100 * time.Millisecond // between two looks at the whole cluster
 )
