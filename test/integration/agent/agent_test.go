@@ -6,7 +6,6 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"os"
 	"path/filepath"
 	"sync"
@@ -20,7 +19,6 @@ import (
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2/ktesting"
 	"k8s.io/utils/clock"
@@ -73,11 +71,7 @@ func device(name string, up bool) link.Device {
 
 func newClient(t *testing.T) client.Client {
 	t.Helper()
-	scheme := runtime.NewScheme()
-	if err := errors.Join(corev1.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
-		t.Fatal(err)
-	}
-	c, err := client.New(apiserver.Start(t, apiserver.WithAPIServerFlag("advertise-address", advertised)), client.Options{Scheme: scheme})
+	c, err := apiserver.NewClient(apiserver.Start(t, apiserver.WithAPIServerFlag("advertise-address", advertised)))
 	if err != nil {
 		t.Fatal(err)
 	}

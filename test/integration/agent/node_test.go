@@ -18,6 +18,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/netplane/netplane/api/v1alpha1"
+	"github.com/netplane/netplane/test/integration/program"
 )
 
 // TestNode runs the agent as the DaemonSet does, with the rights that the
@@ -161,7 +162,7 @@ func TestNode(t *testing.T) {
 	})
 
 	t.Run("metrics are served", func(t *testing.T) {
-		text, err := fetch(w.metrics, "/metrics")
+		text, err := program.Fetch(w.metrics, "/metrics")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -188,7 +189,7 @@ func TestNode(t *testing.T) {
 		if left := journal(t, w.state); left != "" {
 			t.Errorf("the journal holds %q", left)
 		}
-		if _, err := fetch(w.health, "/readyz"); err != nil {
+		if _, err := program.Fetch(w.health, "/readyz"); err != nil {
 			t.Errorf("readiness: %v", err)
 		}
 		w.gate.open()

@@ -7,11 +7,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
-	"net"
-	"net/http"
 	"net/url"
 	"os"
 	"os/exec"
@@ -30,25 +26,19 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
-	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
-	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
-	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/netplane/netplane/api/podnetworks"
 	"github.com/netplane/netplane/api/v1alpha1"
 	"github.com/netplane/netplane/test/integration/apiserver"
+	"github.com/netplane/netplane/test/integration/program"
 )
 
 const (
-	root      = "../../.."
-	rolesFile = root + "/manifests/base/agent/rbac.yaml"
-	account   = "system:serviceaccount:netplane-system:netplane-agent"
-	nodeName  = "worker"
+	account  = "netplane-agent"
+	nodeName = "worker"
 )
 
 // defaultPlugin stands for the cluster's own network: it makes nothing and
@@ -94,12 +84,7 @@ func newWorld(t *testing.T) *world {
 	w.must(os.WriteFile(filepath.Join(w.conf, "10-default.conflist"), []byte(defaultConf), 0o600))
 	w.must(os.WriteFile(w.mapFile, []byte("provider: [{alias: phy-net0, ref_nic: eth1}, {alias: phy-net1, ref_nic: eth2}]"), 0o600))
 	for target, from := range map[string]string{w.agent: "./cni/agent", filepath.Join(dir, "netplane"): "./cni/plugin"} {
-		build := exec.CommandContext(t.Context(), "go", "build", "-o", target, from)
-		build.Dir = root
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			t.Fatalf("building %s: %v\n%s", from, err, out)
-		}
+		program.Build(t, target, from)
 	}
 	w.plug("eth1")
 	w.plug("eth2")
@@ -148,13 +133,10 @@ func (w *world) startAPI() {
 	server, err := url.Parse(w.config.Host)
 	w.must(err)
 	w.gate = newGate(w.T, server.Host)
-	all := scheme.Scheme
-	w.must(v1alpha1.AddToScheme(all))
-	direct, err := client.New(w.config, client.Options{Scheme: all})
+	w.client, err = apiserver.NewClient(w.config)
 	w.must(err)
-	w.client = direct
 	w.create(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: v1alpha1.SystemNamespace}})
-	w.installRoles()
+	w.must(apiserver.Apply(w.Context(), w.client, apiserver.Manifests+"/agent/rbac.yaml"))
 	w.create(
 		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: nodeName}},
 		&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "default"}},
@@ -177,23 +159,6 @@ func (w *world) network(name string, spec v1alpha1.NetworkSpec) {
 	w.must(w.client.Status().Update(w.Context(), network))
 }
 
-func (w *world) installRoles() {
-	file, err := os.Open(rolesFile)
-	w.must(err)
-	defer func() { _ = file.Close() }()
-	for decoder := utilyaml.NewYAMLOrJSONDecoder(file, 4096); ; {
-		object := &unstructured.Unstructured{}
-		if err := decoder.Decode(object); errors.Is(err, io.EOF) {
-			return
-		} else if err != nil {
-			w.Fatalf("reading %s: %v", rolesFile, err)
-		}
-		if len(object.Object) > 0 {
-			w.create(object)
-		}
-	}
-}
-
 func (w *world) create(objects ...client.Object) {
 	w.Helper()
 	for _, object := range objects {
@@ -205,21 +170,17 @@ func (w *world) create(objects ...client.Object) {
 
 // kubeconfig reaches the API server as the agent's service account.
 func (w *world) kubeconfig() string {
-	const name = "test"
-	out := clientcmdapi.NewConfig()
-	out.Clusters[name] = &clientcmdapi.Cluster{Server: "https://" + w.gate.address, CertificateAuthorityData: w.config.CAData}
-	out.AuthInfos[name] = &clientcmdapi.AuthInfo{ClientCertificateData: w.config.CertData, ClientKeyData: w.config.KeyData, Impersonate: account}
-	out.Contexts[name] = &clientcmdapi.Context{Cluster: name, AuthInfo: name}
-	out.CurrentContext = name
+	gated := rest.CopyConfig(w.config)
+	gated.Host = "https://" + w.gate.address
 	path := filepath.Join(w.dir, "kubeconfig")
-	w.must(clientcmd.WriteToFile(*out, path))
+	w.must(apiserver.WriteKubeconfig(path, gated, account))
 	return path
 }
 
 // startAgent runs the agent and waits until it is ready.
 func (w *world) startAgent() {
 	w.Helper()
-	w.health, w.metrics = freeAddress(w.T), freeAddress(w.T)
+	w.health, w.metrics = program.FreeAddress(w.T), program.FreeAddress(w.T)
 	w.process = exec.Command(w.agent,
 		"--kubeconfig="+w.kubeconfig(), "--node-name="+nodeName, "--state-dir="+w.state, "--map-file="+w.mapFile,
 		"--cni-bin-dir="+w.bin, "--cni-conf-dir="+w.conf, "--plugin-source="+filepath.Join(w.dir, "netplane"),
@@ -245,32 +206,9 @@ func (w *world) startAgent() {
 			w.Fatalf("the agent ended: %v", err)
 		default:
 		}
-		_, err := fetch(w.health, "/readyz")
+		_, err := program.Fetch(w.health, "/readyz")
 		return err
 	})
-}
-
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = listener.Close() }()
-	return listener.Addr().String()
-}
-
-func fetch(address, path string) (string, error) {
-	response, err := http.Get("http://" + address + path)
-	if err != nil {
-		return "", err
-	}
-	defer func() { _ = response.Body.Close() }()
-	body, err := io.ReadAll(response.Body)
-	if err == nil && response.StatusCode != http.StatusOK {
-		err = fmt.Errorf("%s: %s", response.Status, body)
-	}
-	return string(body), err
 }
 
 // await wants ok to return no error in time.

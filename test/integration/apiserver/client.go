@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -77,17 +76,18 @@ func applyFile(ctx context.Context, api client.Client, file string) error {
 }
 
 // WriteKubeconfig writes a file that leads to the API server with the rights
-// of one of netplane's service accounts ("netplane-scheduler") and no others.
+// of one of netplane's service accounts ("netplane-scheduler") and no others, or
+// with an administrator's if account is empty.
 func WriteKubeconfig(file string, config *rest.Config, account string) error {
 	const name = "test"
-	groups := []string{"system:serviceaccounts", "system:serviceaccounts:" + v1alpha1.SystemNamespace, "system:authenticated"}
+	user := &clientcmdapi.AuthInfo{ClientCertificateData: config.CertData, ClientKeyData: config.KeyData}
+	if account != "" {
+		user.Impersonate = "system:serviceaccount:" + v1alpha1.SystemNamespace + ":" + account
+		user.ImpersonateGroups = []string{"system:serviceaccounts", "system:serviceaccounts:" + v1alpha1.SystemNamespace, "system:authenticated"}
+	}
 	err := clientcmd.WriteToFile(clientcmdapi.Config{
-		Clusters: map[string]*clientcmdapi.Cluster{name: {Server: config.Host, CertificateAuthorityData: config.CAData}},
-		AuthInfos: map[string]*clientcmdapi.AuthInfo{name: {
-			ClientCertificateData: config.CertData, ClientKeyData: config.KeyData,
-			Impersonate:       strings.Join([]string{"system", "serviceaccount", v1alpha1.SystemNamespace, account}, ":"),
-			ImpersonateGroups: groups,
-		}},
+		Clusters:       map[string]*clientcmdapi.Cluster{name: {Server: config.Host, CertificateAuthorityData: config.CAData}},
+		AuthInfos:      map[string]*clientcmdapi.AuthInfo{name: user},
 		Contexts:       map[string]*clientcmdapi.Context{name: {Cluster: name, AuthInfo: name}},
 		CurrentContext: name,
 	}, file)

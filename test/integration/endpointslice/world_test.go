@@ -4,12 +4,8 @@
 package endpointslice_test
 
 import (
-	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"io"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -19,11 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/util/yaml"
-	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
 	"k8s.io/utils/ptr"
@@ -46,21 +38,15 @@ const timeout = 20 * time.Second
 type world struct {
 	client.Client
 	config *rest.Config
-	scheme *runtime.Scheme
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	// Services of two families need a cluster of two.
 	dualStack := apiserver.WithAPIServerFlag("service-cluster-ip-range", "10.0.0.0/24,fd00:96::/112")
-	w := &world{config: apiserver.Start(t, dualStack), scheme: runtime.NewScheme()}
-	for _, add := range []func(*runtime.Scheme) error{clientgoscheme.AddToScheme, v1alpha1.AddToScheme} {
-		if err := add(w.scheme); err != nil {
-			t.Fatal(err)
-		}
-	}
+	w := &world{config: apiserver.Start(t, dualStack)}
 	var err error
-	if w.Client, err = client.New(w.config, client.Options{Scheme: w.scheme}); err != nil {
+	if w.Client, err = apiserver.NewClient(w.config); err != nil {
 		t.Fatal(err)
 	}
 	w.grantRights(t)
@@ -80,21 +66,8 @@ func newWorld(t *testing.T) *world {
 func (w *world) grantRights(t *testing.T) {
 	t.Helper()
 	w.create(t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: v1alpha1.SystemNamespace}})
-	text, err := os.ReadFile("../../../manifests/base/controller/rbac.yaml")
-	if err != nil {
+	if err := apiserver.Apply(t.Context(), w, apiserver.Manifests+"/controller/rbac.yaml"); err != nil {
 		t.Fatal(err)
-	}
-	decoder := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(text), 4096)
-	for {
-		var object unstructured.Unstructured
-		err := decoder.Decode(&object)
-		if errors.Is(err, io.EOF) {
-			return
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		w.create(t, &object)
 	}
 }
 
@@ -106,7 +79,7 @@ func (w *world) run(t *testing.T) (stop func()) {
 	restricted.Impersonate.UserName = "system:serviceaccount:netplane-system:netplane-controller"
 	ours := labels.SelectorFromSet(labels.Set{discoveryv1.LabelManagedBy: v1alpha1.EndpointSliceManagedBy})
 	mgr, err := ctrl.NewManager(restricted, ctrl.Options{
-		Scheme:  w.scheme,
+		Scheme:  w.Scheme(),
 		Logger:  klog.Background(),
 		Metrics: metricsserver.Options{BindAddress: "0"},
 		Cache: cache.Options{

@@ -31,7 +31,7 @@ func (w *world) controller() {
 	w.t.Helper()
 	skip := true
 	mgr, err := ctrl.NewManager(quick(), ctrl.Options{
-		Scheme:     w.scheme,
+		Scheme:     w.Scheme(),
 		Metrics:    server.Options{BindAddress: "0"},
 		Controller: config.Controller{SkipNameValidation: &skip},
 	})

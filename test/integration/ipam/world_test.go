@@ -19,7 +19,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -30,6 +29,7 @@ import (
 
 	"github.com/netplane/netplane/api/v1alpha1"
 	"github.com/netplane/netplane/cni/ipam"
+	"github.com/netplane/netplane/test/integration/apiserver"
 )
 
 // patience bounds what must happen soon, on a machine that does much else.
@@ -41,21 +41,16 @@ const rollbackPause = 3 * time.Second
 // world is the admin's view of the API server.
 type world struct {
 	client.Client
-	t      *testing.T
-	scheme *runtime.Scheme
+	t *testing.T
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	scheme := runtime.NewScheme()
-	if err := errors.Join(corev1.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
-		t.Fatal(err)
-	}
-	admin, err := client.New(quick(), client.Options{Scheme: scheme})
+	admin, err := apiserver.NewClient(apiServer)
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{Client: admin, t: t, scheme: scheme}
+	w := &world{Client: admin, t: t}
 	t.Cleanup(w.clear)
 	return w
 }
@@ -220,7 +215,7 @@ func (a *agent) start() {
 	w := a.w
 	skip := true
 	mgr, err := ctrl.NewManager(quick(), ctrl.Options{
-		Scheme:     w.scheme,
+		Scheme:     w.Scheme(),
 		Metrics:    server.Options{BindAddress: "0"},
 		Controller: config.Controller{SkipNameValidation: &skip},
 		Cache: cache.Options{ByObject: map[client.Object]cache.ByObject{

@@ -9,12 +9,6 @@ package netcontroller_test
 import (
 	"bytes"
 	"context"
-	"errors"
-	"fmt"
-	"io"
-	"net"
-	"net/http"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -24,22 +18,16 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime"
-	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
-	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
-	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/netplane/netplane/api/v1alpha1"
+	"github.com/netplane/netplane/test/integration/apiserver"
+	"github.com/netplane/netplane/test/integration/program"
 )
 
 const (
-	root      = "../../.."
-	rolesFile = root + "/manifests/base/controller/rbac.yaml"
-	account   = "system:serviceaccount:netplane-system:netplane-controller"
+	account = "netplane-controller"
 
 	// patience bounds every wait; what is awaited takes far less unless
 	// something is broken or the machine is very busy.
@@ -47,44 +35,23 @@ const (
 	poll     = 50 * time.Millisecond
 )
 
-// newClient is an administrator's.
-func newClient(t *testing.T, config *rest.Config) client.Client {
-	t.Helper()
-	scheme := runtime.NewScheme()
-	if err := clientgoscheme.AddToScheme(scheme); err != nil {
-		t.Fatal(err)
-	}
-	if err := v1alpha1.AddToScheme(scheme); err != nil {
-		t.Fatal(err)
-	}
-	c, err := client.New(config, client.Options{Scheme: scheme})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c
-}
-
-// build compiles the program once per test run.
+// build compiles the program.
 func build(t *testing.T) string {
 	t.Helper()
-	program := filepath.Join(t.TempDir(), "netplane-controller")
-	command := exec.CommandContext(t.Context(), "go", "build", "-o", program, "./netcontroller")
-	command.Dir = root
-	if out, err := command.CombinedOutput(); err != nil {
-		t.Fatalf("building the program: %v\n%s", err, out)
-	}
-	return program
+	target := filepath.Join(t.TempDir(), "netplane-controller")
+	program.Build(t, target, "./netcontroller")
+	return target
 }
 
-// program is a running netplane-controller.
-type program struct {
+// controller is a running netplane-controller.
+type controller struct {
 	metrics, health string // addresses
 }
 
 // start runs the program as its service account until the test ends.
-func start(t *testing.T, binary string, config *rest.Config) *program {
+func start(t *testing.T, binary string, config *rest.Config) *controller {
 	t.Helper()
-	p := &program{metrics: freeAddress(t), health: freeAddress(t)}
+	p := &controller{metrics: program.FreeAddress(t), health: program.FreeAddress(t)}
 	var log bytes.Buffer
 	command := exec.Command(binary,
 		"--kubeconfig="+kubeconfig(t, config, account),
@@ -124,69 +91,29 @@ func start(t *testing.T, binary string, config *rest.Config) *program {
 	return p
 }
 
-// fetch reads one page of the program's own server.
-func fetch(address, path string) (string, error) {
-	response, err := http.Get("http://" + address + path)
-	if err != nil {
-		return "", err
+// kubeconfig writes a file that reaches the API server as a service account.
+func kubeconfig(t *testing.T, config *rest.Config, account string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "kubeconfig")
+	if err := apiserver.WriteKubeconfig(file, config, account); err != nil {
+		t.Fatal(err)
 	}
-	defer func() { _ = response.Body.Close() }()
-	body, err := io.ReadAll(response.Body)
-	if err == nil && response.StatusCode != http.StatusOK {
-		err = fmt.Errorf("%s: %s", response.Status, body)
-	}
-	return string(body), err
+	return file
 }
 
-func freeAddress(t *testing.T) string {
+// install makes the system namespace and the program's roles, and returns an
+// administrator's client.
+func install(t *testing.T, config *rest.Config) client.Client {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	c, err := apiserver.NewClient(config)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = listener.Close() }()
-	return listener.Addr().String()
-}
-
-// kubeconfig writes a file that reaches the API server as the given user.
-func kubeconfig(t *testing.T, config *rest.Config, user string) string {
-	t.Helper()
-	const name = "test"
-	out := clientcmdapi.NewConfig()
-	out.Clusters[name] = &clientcmdapi.Cluster{Server: config.Host, CertificateAuthorityData: config.CAData}
-	out.AuthInfos[name] = &clientcmdapi.AuthInfo{
-		ClientCertificateData: config.CertData, ClientKeyData: config.KeyData, Impersonate: user,
-	}
-	out.Contexts[name] = &clientcmdapi.Context{Cluster: name, AuthInfo: name}
-	out.CurrentContext = name
-	path := filepath.Join(t.TempDir(), "kubeconfig")
-	if err := clientcmd.WriteToFile(*out, path); err != nil {
-		t.Fatal(err)
-	}
-	return path
-}
-
-// install makes the system namespace and the program's roles.
-func install(t *testing.T, c client.Client) {
-	t.Helper()
 	create(t, c, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: v1alpha1.SystemNamespace}})
-	file, err := os.Open(rolesFile)
-	if err != nil {
+	if err := apiserver.Apply(t.Context(), c, apiserver.Manifests+"/controller/rbac.yaml"); err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = file.Close() }()
-	decoder := utilyaml.NewYAMLOrJSONDecoder(file, 4096)
-	for {
-		object := &unstructured.Unstructured{}
-		if err := decoder.Decode(object); errors.Is(err, io.EOF) {
-			return
-		} else if err != nil {
-			t.Fatalf("reading %s: %v", rolesFile, err)
-		}
-		if len(object.Object) > 0 {
-			create(t, c, object)
-		}
-	}
+	return c
 }
 
 func create(t *testing.T, c client.Client, objects ...client.Object) {

@@ -25,12 +25,12 @@ import (
 
 	"github.com/netplane/netplane/api/v1alpha1"
 	"github.com/netplane/netplane/test/integration/apiserver"
+	"github.com/netplane/netplane/test/integration/program"
 )
 
 func TestController(t *testing.T) {
 	config := apiserver.Start(t)
-	c := newClient(t, config)
-	install(t, c)
+	c := install(t, config)
 	p := start(t, build(t), config)
 
 	t.Run("serves health and metrics and holds the lease", func(t *testing.T) { testServes(t, c, p) })
@@ -48,10 +48,10 @@ func TestController(t *testing.T) {
 	t.Run("blocks of an unknown Network are asked back from a living node", func(t *testing.T) { testUnknownNetwork(t, c) })
 }
 
-func testServes(t *testing.T, c client.Client, p *program) {
+func testServes(t *testing.T, c client.Client, p *controller) {
 	for _, path := range []string{"/healthz", "/readyz"} {
 		eventually(t, path, func(context.Context) error {
-			_, err := fetch(p.health, path)
+			_, err := program.Fetch(p.health, path)
 			return err
 		})
 	}
@@ -67,7 +67,7 @@ func testServes(t *testing.T, c client.Client, p *program) {
 		return nil
 	})
 	eventually(t, "/metrics", func(context.Context) error {
-		body, err := fetch(p.metrics, "/metrics")
+		body, err := program.Fetch(p.metrics, "/metrics")
 		if err == nil && !strings.Contains(body, "controller_runtime_reconcile_total") {
 			err = errors.New("no controller metrics")
 		}
@@ -131,7 +131,7 @@ func testOverlap(t *testing.T, c client.Client) {
 	awaitCondition(t, c, newer, v1alpha1.ConditionReady, "True", v1alpha1.ReasonReady)
 }
 
-func testCounts(t *testing.T, c client.Client, p *program) {
+func testCounts(t *testing.T, c client.Client, p *controller) {
 	addPhysical(t, c, "co")
 	node := addNode(t, c, "co-node")
 	addNode(t, c, "co-down")
@@ -157,7 +157,7 @@ func testCounts(t *testing.T, c client.Client, p *program) {
 	awaitCondition(t, c, tight, v1alpha1.ConditionTight, "True", v1alpha1.ReasonFewBlocksLeft, "additionalSubnets")
 
 	eventually(t, "metrics", func(context.Context) error {
-		body, err := fetch(p.metrics, "/metrics")
+		body, err := program.Fetch(p.metrics, "/metrics")
 		if err != nil {
 			return err
 		}

@@ -131,7 +131,7 @@ func TestAgentsTokenNamesItsNode(t *testing.T) {
 	}
 	config := rest.AnonymousClientConfig(env.config)
 	config.BearerToken = token.Status.Token
-	agent, err := client.New(config, client.Options{Scheme: env.scheme})
+	agent, err := client.New(config, client.Options{Scheme: env.admin.Scheme()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,11 +7,8 @@
 package policies
 
 import (
-	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -20,10 +17,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/util/yaml"
-	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -40,7 +33,6 @@ const (
 // netplane's roles and policies in force.
 type environment struct {
 	config *rest.Config
-	scheme *runtime.Scheme
 	// admin may do everything that no policy forbids.
 	admin client.Client
 }
@@ -60,15 +52,11 @@ func (e *environment) prepare(config *rest.Config) error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	e.config = config
-	e.scheme = runtime.NewScheme()
-	if err := errors.Join(clientgoscheme.AddToScheme(e.scheme), v1alpha1.AddToScheme(e.scheme)); err != nil {
-		return err
-	}
 	var err error
-	if e.admin, err = client.New(config, client.Options{Scheme: e.scheme}); err != nil {
+	if e.admin, err = apiserver.NewClient(config); err != nil {
 		return err
 	}
-	base := filepath.Join("..", "..", "..", "manifests", "base")
+	const base = apiserver.Manifests
 	files, err := filepath.Glob(filepath.Join(base, "policies", "*.yaml"))
 	if err != nil {
 		return err
@@ -77,35 +65,10 @@ func (e *environment) prepare(config *rest.Config) error {
 	for _, part := range []string{"agent", "controller", "scheduler"} {
 		files = append(files, filepath.Join(base, part, "rbac.yaml"))
 	}
-	for _, file := range files {
-		if err := e.apply(ctx, file); err != nil {
-			return fmt.Errorf("applying %s: %w", file, err)
-		}
-	}
-	return e.awaitPolicies(ctx)
-}
-
-// apply creates every object of a manifest.
-func (e *environment) apply(ctx context.Context, file string) error {
-	raw, err := os.ReadFile(file) // #nosec G304 -- a manifest of this repository
-	if err != nil {
+	if err := apiserver.Apply(ctx, e.admin, files...); err != nil {
 		return err
 	}
-	decoder := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(raw), 4096)
-	for {
-		var obj unstructured.Unstructured
-		if err := decoder.Decode(&obj); errors.Is(err, io.EOF) {
-			return nil
-		} else if err != nil {
-			return err
-		}
-		if len(obj.Object) == 0 {
-			continue
-		}
-		if err := e.admin.Create(ctx, &obj); err != nil {
-			return fmt.Errorf("creating %s %s: %w", obj.GetKind(), obj.GetName(), err)
-		}
-	}
+	return e.awaitPolicies(ctx)
 }
 
 // awaitPolicies waits until each policy refuses what it is there for: the API
@@ -171,7 +134,7 @@ func (e *environment) as(user string, extra map[string][]string) (client.Client,
 	} else {
 		config.Impersonate.Groups = []string{"system:masters", "system:authenticated"}
 	}
-	return client.New(config, client.Options{Scheme: e.scheme})
+	return client.New(config, client.Options{Scheme: e.admin.Scheme()})
 }
 
 // agentOf is the agent of a node.
