@@ -206,7 +206,7 @@ func testFinalizer(t *testing.T, c client.Client) {
 
 // The rules by which addresses change hands have tests of their own: here it is
 // shown that the program follows them, and that a Network waits for it.
-func testFixed(t *testing.T, c client.Client, p *program) {
+func testFixed(t *testing.T, c client.Client, p *controller) {
 	addPhysical(t, c, "fx")
 	node := addNode(t, c, "fx-node")
 	report(t, c, node.Name, backs("fx", "eth1", true))
@@ -227,7 +227,7 @@ func testFixed(t *testing.T, c client.Client, p *program) {
 		return nil
 	})
 	eventually(t, "the metric", func(context.Context) error {
-		body, err := fetch(p.metrics, "/metrics")
+		body, err := program.Fetch(p.metrics, "/metrics")
 		if line := `netplane_ipclaims{network="fixed",reason="Bound"} 1`; err == nil && !strings.Contains(body, line+"\n") {
 			err = fmt.Errorf("no line %s", line)
 		}
