@@ -16,6 +16,7 @@ import (
 
 	"github.com/netplane/netplane/api/addressing"
 	"github.com/netplane/netplane/api/v1alpha1"
+	"github.com/netplane/netplane/test/integration/program"
 )
 
 // TestAForeignHostsAddressIsToldOf runs the agent with the rights that it has in
@@ -71,7 +72,7 @@ func TestAForeignHostsAddressIsToldOf(t *testing.T) {
 		}
 		return nil
 	})
-	text, err := fetch(w.metrics, "/metrics")
+	text, err := program.Fetch(w.metrics, "/metrics")
 	w.must(err)
 	if want := "netplane_ipam_foreign_addresses_total 1\n"; !strings.Contains(text, want) {
 		t.Errorf("no %s in the metrics", want)
