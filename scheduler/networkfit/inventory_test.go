@@ -152,8 +152,8 @@ func (c *chronicle) claim(net *network) {
 func (c *chronicle) reserve() {
 	c.versions++
 	pod, state := makePod(fmt.Sprint("p", c.versions), "data"), newCycleState()
-	if _, status := c.PreFilter(c.T.Context(), state, pod, nil); status.IsSuccess() {
-		c.Reserve(c.T.Context(), state, pod, string(rune('a'+c.random.IntN(3))))
+	if _, status := c.PreFilter(c.Context(), state, pod, nil); status.IsSuccess() {
+		c.Reserve(c.Context(), state, pod, string(rune('a'+c.random.IntN(3))))
 	}
 }
 
