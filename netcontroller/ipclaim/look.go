@@ -136,13 +136,10 @@ func lookNode(ctx context.Context, reader client.Reader, claim *v1alpha1.IPClaim
 		return h.Fixed && h.Network == claim.Spec.Network && h.PodUID == claim.Status.PodUID && h.Count > 0
 	})
 	var node corev1.Node
-	err := reader.Get(ctx, client.ObjectKey{Name: name}, &node)
-	switch {
-	case client.IgnoreNotFound(err) != nil:
-		return fmt.Errorf("reading Node %q: %w", name, err)
-	case err != nil:
+	gone, err := isGone(ctx, reader, &node, client.ObjectKey{Name: name})
+	if err != nil || gone {
 		what.node = NodeGone
-		return nil
+		return err
 	}
 	what.nodeUID = node.UID
 	nodeReady, nodeAt := readiness(&node)
@@ -171,11 +168,11 @@ func readiness(node *corev1.Node) (ready bool, since time.Time) {
 // the address to give.
 func lookNetwork(ctx context.Context, reader client.Reader, f *Facts) error {
 	var network v1alpha1.Network
-	err := reader.Get(ctx, client.ObjectKey{Name: f.Claim.Spec.Network}, &network)
+	gone, err := isGone(ctx, reader, &network, client.ObjectKey{Name: f.Claim.Spec.Network})
 	switch {
-	case client.IgnoreNotFound(err) != nil:
-		return fmt.Errorf("reading Network %q: %w", f.Claim.Spec.Network, err)
-	case err != nil || !ipclaims.Of(f.Claim, &network):
+	case err != nil:
+		return err
+	case gone || !ipclaims.Of(f.Claim, &network):
 		f.Network = NetworkAbsent
 		return nil
 	case !network.DeletionTimestamp.IsZero():
