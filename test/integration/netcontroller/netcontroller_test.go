@@ -40,6 +40,7 @@ func TestController(t *testing.T) {
 	t.Run("addresses run low before they are exhausted", func(t *testing.T) { testAvailability(t, c) })
 	t.Run("a Network that is deleted waits for its pods, then for its blocks", func(t *testing.T) { testFinalizer(t, c) })
 	t.Run("a pod gets a fixed address, for which the Network waits", func(t *testing.T) { testFixed(t, c, p) })
+	t.Run("a Network that is deleted says which pods it waits for", func(t *testing.T) { testHolding(t, c) })
 	t.Run("AgentReady follows the agent's pod and the Node", func(t *testing.T) { testAgentReady(t, c) })
 	t.Run("node labels follow the NICs", func(t *testing.T) { testLabels(t, c) })
 	t.Run("blocks of a Node that is gone are freed", func(t *testing.T) { testNodeGone(t, c) })
