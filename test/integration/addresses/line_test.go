@@ -63,8 +63,8 @@ type line struct {
 	dead   chan struct{} // closed when the process is dead
 
 	mu       sync.Mutex
-	replies  int // so many replies to writes get lost
-	requests int // so many writes get lost
+	replies  int // so many replies to writes of blocks get lost
+	requests int // so many writes of blocks get lost
 	onCreate func(sent bool) bool
 	bodies   map[*watchBody]bool
 }
@@ -164,7 +164,7 @@ func (t *tripper) RoundTrip(request *http.Request) (*http.Response, error) {
 	if err := l.pass(request.Context()); err != nil {
 		return nil, err
 	}
-	write := request.Method != http.MethodGet
+	write := request.Method != http.MethodGet && strings.Contains(request.URL.Path, "/ipblocks")
 	create := request.Method == http.MethodPost && strings.HasSuffix(request.URL.Path, "/ipblocks")
 	loseRequest, loseReply, crash := l.fate(write, create)
 	if loseRequest || crash != nil && crash(false) {

@@ -167,11 +167,16 @@ func (w *world) start() {
 		w.nodes, w.byName[name] = append(w.nodes, n), n
 	}
 	w.controller = startController(w)
-	for _, n := range w.nodes {
+	for i, n := range w.nodes {
 		group.Go(func() {
 			n.register()
 			a, err := n.startAgent()
 			w.check(err)
+			if err == nil {
+				// All agents claim at once now, and more than there are blocks.
+				first := w.plan.nodes[i][0].tear
+				a.line.lose(int(first>>16%2), int(first>>17%2))
+			}
 			if n.agent = a; err == nil && !a.isServing(patience) {
 				w.violate("the agent of %s does not start", n.name)
 			}
