@@ -17,7 +17,8 @@ mkdir -p "$out"
 build() { cd "$ROOT" && CGO_ENABLED=0 go test -c -o "$out/addresses.test" ./test/benchaddresses; }
 step "building the benchmark" build
 
-# family PID: the process and all below it. Those that run the API server and the agents cannot end them when they are killed.
+# family PID: the process and all below it. Whoever runs the API server and the agents cannot end them when it is killed itself, and an API
+# server without etcd takes long to end by itself.
 family() {
 	local child
 	for child in $(ps -o pid= --ppid "$1"); do family "$child"; done
@@ -26,7 +27,7 @@ family() {
 
 pid="" scratch=""
 # shellcheck disable=SC2046 # one word for each process is what is wanted
-trap 'if [[ -n $pid ]]; then kill $(family "$pid") 2>/dev/null || true; fi; if [[ -n $scratch ]]; then rm -rf "$scratch"; fi' EXIT
+trap 'if [[ -n $pid ]]; then kill -KILL $(family "$pid") 2>/dev/null || true; fi; if [[ -n $scratch ]]; then rm -rf "$scratch"; fi' EXIT
 # The disk below etcd is no part of what is measured, but would be most of the noise.
 if [[ -w /dev/shm && $(df --output=avail --block-size=1G /dev/shm | tail -n 1) -ge 4 ]]; then
 	scratch="$(mktemp -d /dev/shm/netplane-bench-XXXXXX)"
