@@ -6,19 +6,17 @@ package scheduler
 import (
 	"context"
 	"fmt"
-	"net/netip"
 	"strings"
 	"testing"
 
 	v1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
-	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"github.com/netplane/netplane/api/addressing"
 	"github.com/netplane/netplane/api/v1alpha1"
+	"github.com/netplane/netplane/test/integration/objects"
 )
 
 // world is what one test makes: nodes, networks and a namespace of its own,
@@ -75,13 +73,7 @@ func (w *world) node(name string, physical ...string) *v1alpha1.NodeNetwork {
 // bareNode makes a Node that is ready.
 func (w *world) bareNode(name string) {
 	w.t.Helper()
-	node := &v1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}
-	w.create(node)
-	node.Status = v1.NodeStatus{
-		Allocatable: v1.ResourceList{v1.ResourcePods: resource.MustParse("110"), v1.ResourceCPU: resource.MustParse("8"), v1.ResourceMemory: resource.MustParse("8Gi")},
-		Conditions:  []v1.NodeCondition{{Type: v1.NodeReady, Status: v1.ConditionTrue}},
-	}
-	w.updateStatus(node)
+	w.create(objects.Node(name))
 }
 
 // nodeNetwork makes a NodeNetwork as a ready agent writes it.
@@ -89,12 +81,7 @@ func (w *world) nodeNetwork(name string, physical ...string) *v1alpha1.NodeNetwo
 	w.t.Helper()
 	offer := &v1alpha1.NodeNetwork{ObjectMeta: metav1.ObjectMeta{Name: name}}
 	w.create(offer)
-	meta.SetStatusCondition(&offer.Status.Conditions, metav1.Condition{Type: v1alpha1.ConditionAgentReady, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonAgentPodReady})
-	for _, name := range physical {
-		offer.Status.PhysicalNetworks = append(offer.Status.PhysicalNetworks, v1alpha1.NodePhysicalNetwork{
-			Name: name, Interfaces: []string{"eth1"}, Ready: true, Reason: v1alpha1.ReasonInterfaceUp,
-		})
-	}
+	offer.Status = objects.NodeNetworkStatus(physical...)
 	w.updateStatus(offer)
 	return offer
 }
@@ -140,10 +127,7 @@ func (w *world) block(network *v1alpha1.Network, node, cidr string) *v1alpha1.IP
 	if err := w.api.Get(w.t.Context(), key(node), &holder); err != nil {
 		w.t.Fatal(err)
 	}
-	block := &v1alpha1.IPBlock{
-		ObjectMeta: metav1.ObjectMeta{Name: addressing.BlockName(network.Name, netip.MustParsePrefix(cidr))},
-		Spec:       v1alpha1.IPBlockSpec{Network: network.Name, NetworkUID: network.UID, CIDR: v1alpha1.CIDR(cidr), NodeName: node, NodeUID: holder.UID},
-	}
+	block := objects.Block(network, cidr, node, holder.UID)
 	w.create(block)
 	return block
 }

@@ -15,7 +15,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
-	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -26,6 +25,7 @@ import (
 
 	"github.com/netplane/netplane/api/v1alpha1"
 	"github.com/netplane/netplane/cni/ipam"
+	"github.com/netplane/netplane/test/integration/objects"
 )
 
 // patience bounds what must happen within seconds, on a machine that does much else.
@@ -93,17 +93,11 @@ func (w *world) create(object client.Object) {
 // node makes a Node whose agent is ready and whose NIC is up.
 func (w *world) node(name, physical string) {
 	w.t.Helper()
-	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{corev1.LabelHostname: name}}}
-	w.create(node)
-	node.Status = corev1.NodeStatus{
-		Allocatable: corev1.ResourceList{corev1.ResourcePods: resource.MustParse("110")},
-		Conditions:  []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}},
-	}
+	w.create(objects.Node(name))
 	offer := &v1alpha1.NodeNetwork{ObjectMeta: metav1.ObjectMeta{Name: name}}
 	w.create(offer)
-	meta.SetStatusCondition(&offer.Status.Conditions, metav1.Condition{Type: v1alpha1.ConditionAgentReady, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonAgentPodReady})
-	offer.Status.PhysicalNetworks = []v1alpha1.NodePhysicalNetwork{{Name: physical, Interfaces: []string{"eth1"}, Ready: true, Reason: v1alpha1.ReasonInterfaceUp}}
-	w.must(api.Status().Update(w.t.Context(), node), api.Status().Update(w.t.Context(), offer))
+	offer.Status = objects.NodeNetworkStatus(physical)
+	w.must(api.Status().Update(w.t.Context(), offer))
 }
 
 // agent runs a node's address management, with the caches of a real agent.
