@@ -29,6 +29,7 @@ import (
 	"github.com/netplane/netplane/api/v1alpha1"
 	"github.com/netplane/netplane/netcontroller/endpointslice"
 	"github.com/netplane/netplane/test/integration/apiserver"
+	"github.com/netplane/netplane/test/integration/objects"
 )
 
 // timeout is generous for a busy machine; what must be quick has a test of its own.
@@ -186,10 +187,7 @@ func (w *world) block(t *testing.T, network, node, cidr string) {
 	if err := w.Get(t.Context(), client.ObjectKey{Name: network}, &of); err != nil {
 		t.Fatal(err)
 	}
-	w.create(t, &v1alpha1.IPBlock{
-		ObjectMeta: metav1.ObjectMeta{Name: network + "." + strings.NewReplacer(":", "-", "/", "-").Replace(cidr)},
-		Spec:       v1alpha1.IPBlockSpec{Network: network, NetworkUID: of.UID, CIDR: v1alpha1.CIDR(cidr), NodeName: node, NodeUID: "node"},
-	})
+	w.create(t, objects.Block(&of, cidr, node, "node"))
 }
 
 // service is a headless Service with one port over the networks that the

@@ -25,6 +25,7 @@ import (
 	"github.com/netplane/netplane/api/v1alpha1"
 	"github.com/netplane/netplane/netcontroller/network"
 	"github.com/netplane/netplane/test/integration/apiserver"
+	"github.com/netplane/netplane/test/integration/objects"
 	"github.com/netplane/netplane/test/integration/schedulerprocess"
 )
 
@@ -106,19 +107,13 @@ func nodeName(i int) string { return fmt.Sprint("node-", i) }
 func (w *world) createNodes(count int) {
 	w.t.Helper()
 	w.parallel(count, func(ctx context.Context, i int) error {
-		node := &corev1.Node{
-			ObjectMeta: metav1.ObjectMeta{Name: nodeName(i)},
-			Status: corev1.NodeStatus{
-				Allocatable: corev1.ResourceList{corev1.ResourcePods: resource.MustParse("250")},
-				Conditions:  []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}},
-			},
-		}
+		node := objects.Node(nodeName(i))
+		node.Status.Allocatable[corev1.ResourcePods] = resource.MustParse("250") // addresses are to be what runs out
 		offer := &v1alpha1.NodeNetwork{ObjectMeta: metav1.ObjectMeta{Name: nodeName(i)}}
 		if err := errors.Join(w.api.Create(ctx, node), w.api.Create(ctx, offer)); err != nil {
 			return err
 		}
-		meta.SetStatusCondition(&offer.Status.Conditions, metav1.Condition{Type: v1alpha1.ConditionAgentReady, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonAgentPodReady})
-		offer.Status.PhysicalNetworks = []v1alpha1.NodePhysicalNetwork{{Name: physicalName, Interfaces: []string{"eth1"}, Ready: true, Reason: v1alpha1.ReasonInterfaceUp}}
+		offer.Status = objects.NodeNetworkStatus(physicalName)
 		return w.api.Status().Update(ctx, offer)
 	})
 }
