@@ -267,11 +267,24 @@ func (p *Plan) Capacity(block netip.Prefix) int {
 	return max(0, size-1)
 }
 
-// TotalCapacity is the sum of Capacity over all blocks. It looks only at the
-// blocks at the ends of reserved spans: an IPv6 network has too many to visit.
+// TotalCapacity is the sum of Capacity over all blocks.
 func (p *Plan) TotalCapacity() int64 {
+	capacity, _ := p.totals()
+	return capacity
+}
+
+// ServingBlockCount is the number of blocks that serve a pod: those with Capacity.
+func (p *Plan) ServingBlockCount() int64 {
+	_, barren := p.totals()
+	return int64(p.BlockCount()) - barren
+}
+
+// totals returns the capacity of all blocks, and how many have none. It looks
+// only at the blocks at the ends of reserved spans: an IPv6 network has too many
+// to visit.
+func (p *Plan) totals() (capacity, barren int64) {
 	perBlock := int64(p.BlockSize() - 1)
-	total := int64(p.BlockCount()) * perBlock
+	capacity = int64(p.BlockCount()) * perBlock
 	for i := range p.areas {
 		a := &p.areas[i]
 		static := p.staticIndexes(a)
@@ -284,13 +297,19 @@ func (p *Plan) TotalCapacity() int64 {
 					continue
 				}
 				seen = index
-				total -= perBlock - int64(p.Capacity(p.blockOf(a, uint64(index))))
+				rest := int64(p.Capacity(p.blockOf(a, uint64(index))))
+				capacity -= perBlock - rest
+				if rest == 0 {
+					barren++
+				}
 			}
 			inner := indexes{ends.first + 1, ends.last - 1} // reserved throughout
-			total -= perBlock * (inner.overlap(inner) - inner.overlap(static))
+			reserved := inner.overlap(inner) - inner.overlap(static)
+			capacity -= perBlock * reserved
+			barren += reserved
 		}
 	}
-	return total
+	return capacity, barren
 }
 
 // indexes is a range of an area's blocks, both included; empty if last < first.

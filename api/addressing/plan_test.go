@@ -309,7 +309,7 @@ func checkPlan(t *testing.T, p *Plan, random *rand.Rand) {
 	t.Helper()
 	blocks := slices.Collect(p.Candidates("worker"))
 	checkBlocks(t, p, blocks)
-	total := 0
+	total, serving := 0, int64(0)
 	derived := map[netip.Addr]netip.Addr{}
 	for _, block := range blocks {
 		pods := slices.Collect(p.PodAddresses(block))
@@ -317,12 +317,18 @@ func checkPlan(t *testing.T, p *Plan, random *rand.Rand) {
 			t.Errorf("block %s: capacity %d, but %d addresses", block, p.Capacity(block), len(pods))
 		}
 		total += len(pods)
+		if len(pods) > 0 {
+			serving++
+		}
 		for _, addr := range pods {
 			checkAddress(t, p, block, addr, derived)
 		}
 	}
 	if got := p.TotalCapacity(); got != int64(total) {
 		t.Errorf("total capacity %d, but the blocks' is %d", got, total)
+	}
+	if got := p.ServingBlockCount(); got != serving {
+		t.Errorf("%d blocks serve pods, but %d have addresses", got, serving)
 	}
 	if got := p.BlockCount(); got != uint64(len(blocks)) {
 		t.Errorf("block count %d, but %d candidates", got, len(blocks))

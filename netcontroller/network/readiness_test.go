@@ -328,6 +328,17 @@ func TestTightLeavesOnlyWithRoomForEveryNode(t *testing.T) {
 	}
 }
 
+// Blocks without an address for a pod are of no use to a node.
+func TestTightCountsOnlyBlocksThatServePods(t *testing.T) {
+	network := aNetwork("small", func(n *v1alpha1.Network) {
+		n.Spec.BlockSize, n.Spec.ExcludeRanges = 64, []v1alpha1.IPRange{"10.10.0.64-10.10.0.255"}
+	})
+	status := Evaluate(facts(network, func(f *Facts) { f.Nodes = []v1alpha1.NodeNetwork{aNode("a"), aNode("b")} }))
+	if !meta.IsStatusConditionTrue(status.Conditions, v1alpha1.ConditionTight) {
+		t.Errorf("two nodes and one block that serves: %+v", status.Conditions)
+	}
+}
+
 func TestANetworkThatCannotBeCarvedHasNoTight(t *testing.T) {
 	status := Evaluate(facts(aNetwork("delegate", subnet(""))))
 	if tight := meta.FindStatusCondition(status.Conditions, v1alpha1.ConditionTight); tight != nil {

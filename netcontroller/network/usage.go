@@ -89,12 +89,12 @@ func claimed(plan *addressing.Plan, network *v1alpha1.Network, blocks []v1alpha1
 	return total
 }
 
-// unclaimed counts the blocks that a node could create now: one of an earlier
+// unclaimed counts the blocks that a node could create now for a pod: one of an earlier
 // Network of the same name, or one being given back, still has its name.
 func unclaimed(plan *addressing.Plan, blocks []v1alpha1.IPBlock) int64 {
-	left := int64(plan.BlockCount())
+	left := plan.ServingBlockCount()
 	for i := range blocks {
-		if _, ok := blockOf(plan, &blocks[i]); ok {
+		if cidr, ok := blockOf(plan, &blocks[i]); ok && plan.Capacity(cidr) > 0 {
 			left--
 		}
 	}
