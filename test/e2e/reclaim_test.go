@@ -196,7 +196,14 @@ func TestCompletedJob(t *testing.T) {
 	count := int32(p.capacity) //nolint:gosec // eight
 	job := &batchv1.Job{
 		ObjectMeta: metav1.ObjectMeta{Namespace: p.ns, Name: "job"},
-		Spec:       batchv1.JobSpec{Completions: &count, Parallelism: &count, BackoffLimit: ptr.To[int32](0), Template: template},
+		Spec: batchv1.JobSpec{
+			Completions: &count, Parallelism: &count, Template: template,
+			// A container that the runtime could not start may be tried again, one that missed its interfaces not.
+			PodFailurePolicy: &batchv1.PodFailurePolicy{Rules: []batchv1.PodFailurePolicyRule{{
+				Action:      batchv1.PodFailurePolicyActionFailJob,
+				OnExitCodes: &batchv1.PodFailurePolicyOnExitCodesRequirement{Operator: batchv1.PodFailurePolicyOnExitCodesOpIn, Values: []int32{1}},
+			}}},
+		},
 	}
 	if err := env.client.Create(t.Context(), job); err != nil {
 		t.Fatal(err)
@@ -205,8 +212,10 @@ func TestCompletedJob(t *testing.T) {
 		if err := env.client.Get(t.Context(), client.ObjectKeyFromObject(job), job); err != nil {
 			return err
 		}
-		if job.Status.Failed > 0 {
-			t.Fatalf("its status is %+v", job.Status)
+		for _, c := range job.Status.Conditions {
+			if c.Type == batchv1.JobFailed && c.Status == corev1.ConditionTrue {
+				t.Fatalf("it failed: %s: %s", c.Reason, c.Message)
+			}
 		}
 		if job.Status.Succeeded != count {
 			return fmt.Errorf("its status is %+v", job.Status)
@@ -214,8 +223,8 @@ func TestCompletedJob(t *testing.T) {
 		return nil
 	})
 	p.fill(t, "next")
-	if left := podsOf(t, p.ns, "job"); len(left) != p.capacity {
-		t.Errorf("%d pods of the Job are left, want %d: the test proves nothing", len(left), p.capacity)
+	if left := podsOf(t, p.ns, "job"); len(left) < p.capacity {
+		t.Errorf("%d pods of the Job are left, want at least %d: the test proves nothing", len(left), p.capacity)
 	}
 	removeController(t, job)
 	p.checkReclaimed(t)
