@@ -58,7 +58,7 @@ type node struct {
 	slots   [slotsPerNode]*sandboxed
 	stray   []string // containers of pods that were deleted by force
 	serial  int
-	resyncs atomic.Bool // the API server was set back since it compared its pods
+	synced  atomic.Int64 // how often the API server had been set back when it compared its pods
 
 	mu      sync.Mutex
 	uid     types.UID // of the Node; empty while there is none

@@ -53,15 +53,14 @@ func (w *world) backup() {
 // From here on every machine runs pods that the API lacks, or lacks such as it
 // has, until its kubelet has compared.
 func (w *world) rollback() {
-	for _, n := range w.nodes {
-		n.resyncs.Store(true)
-	}
+	w.rewinds.Add(1)
 	w.frozen.set(true)
 	for _, l := range w.lines() {
 		l.hangUp()
 	}
 	began := time.Now()
 	w.check(apiServer.Rewind(w.backupDir()))
+	w.rewinds.Add(1) // some may have compared in the last moment before
 	w.log.printf("the API server is back after %s", time.Since(began))
 	// The controller has lost its lease meanwhile, which ends the process.
 	w.controller.stop()
@@ -88,7 +87,7 @@ func (n *node) mature(s *step) {
 func (w *world) unsynced() int {
 	count := 0
 	for _, n := range w.nodes {
-		if n.resyncs.Load() {
+		if n.synced.Load() < w.rewinds.Load() {
 			count++
 		}
 	}
@@ -98,10 +97,11 @@ func (w *world) unsynced() int {
 // resync is what a kubelet does on a restored API server: it registers again if
 // its Node is missing, and goes by the pods that it finds there.
 func (n *node) resync() {
-	if !n.resyncs.Load() {
+	w := n.world
+	rewinds := w.rewinds.Load()
+	if n.synced.Load() == rewinds {
 		return
 	}
-	w := n.world
 	var obj corev1.Node
 	var pods corev1.PodList
 	w.admin("comparing with a restored API server", func() error {
@@ -141,7 +141,7 @@ func (n *node) resync() {
 		}
 		n.slots[i] = nil
 	}
-	n.resyncs.Store(false)
+	n.synced.Store(rewinds)
 	for _, id := range lost {
 		n.teardown(id, nowhere)
 	}

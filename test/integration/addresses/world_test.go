@@ -45,6 +45,7 @@ type world struct {
 	dir        string
 	outage     *gate
 	frozen     *gate
+	rewinds    atomic.Int64 // raised before and after the API server is set back
 	kernel     *kernel
 	networks   []string
 	nodes      []*node

@@ -74,7 +74,7 @@ func TestAForeignHostsAddressIsToldOf(t *testing.T) {
 	})
 	text, err := program.Fetch(w.metrics, "/metrics")
 	w.must(err)
-	if want := "netplane_ipam_foreign_addresses_total 1\n"; !strings.Contains(text, want) {
+	if want := `netplane_ipam_foreign_addresses_total{network="shared"} 1`; !strings.Contains(text, want) {
 		t.Errorf("no %s in the metrics", want)
 	}
 	if strings.Contains(w.log.String(), "is forbidden") {

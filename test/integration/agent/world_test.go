@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/url"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -61,7 +63,25 @@ type world struct {
 	health, metrics           string
 	process                   *exec.Cmd
 	ended                     chan error
-	log                       *bytes.Buffer
+	log                       *output
+}
+
+// output is what the agent has said, which tests read while it runs.
+type output struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (o *output) Write(text []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.Write(text)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.String()
 }
 
 func newWorld(t *testing.T) *world {
@@ -70,7 +90,7 @@ func newWorld(t *testing.T) *world {
 	w := &world{
 		T: t, dir: dir, agent: filepath.Join(dir, "netplane-agent"),
 		bin: filepath.Join(dir, "bin"), conf: filepath.Join(dir, "net.d"), mapFile: filepath.Join(dir, "map.yaml"),
-		log: &bytes.Buffer{},
+		log: &output{},
 	}
 	// The socket's path must be short.
 	state, err := os.MkdirTemp("", "np")
@@ -86,9 +106,26 @@ func newWorld(t *testing.T) *world {
 	for target, from := range map[string]string{w.agent: "./cni/agent", filepath.Join(dir, "netplane"): "./cni/plugin"} {
 		program.Build(t, target, from)
 	}
+	t.Cleanup(w.strip)
 	w.plug("eth1")
 	w.plug("eth2")
 	return w
+}
+
+// strip takes all links out of the namespace, which the tests share.
+func (w *world) strip() {
+	links, err := netlink.LinkList()
+	w.must(err)
+	for _, l := range links {
+		if l.Attrs().Name == "lo" {
+			continue
+		}
+		// The other end of a pair goes with the first.
+		var gone netlink.LinkNotFoundError
+		if err := netlink.LinkDel(l); err != nil && !errors.Is(err, unix.ENODEV) && !errors.As(err, &gone) {
+			w.Error(err)
+		}
+	}
 }
 
 // plug puts a NIC with a cable into the node.
