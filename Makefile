@@ -64,7 +64,7 @@ test-unit: ## Tests without cluster or root, with the race detector
 
 .PHONY: test-integration
 test-integration: ## Tests against a real kube-apiserver and etcd
-	assets="$$(hack/assets.sh)"; KUBEBUILDER_ASSETS="$$assets" go test -race $(TESTFLAGS) -p 1 ./test/integration/...
+	assets="$$(hack/assets.sh)"; KUBEBUILDER_ASSETS="$$assets" go test -race -timeout 20m $(TESTFLAGS) -p 1 ./test/integration/...
 
 # How long make soak runs (30m), unless SEEDS says how many histories.
 FOR ?= 10m
