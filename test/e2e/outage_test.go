@@ -19,6 +19,7 @@ import (
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/netplane/netplane/api/v1alpha1"
@@ -230,6 +231,7 @@ func stopAPIServer(t *testing.T) (start func()) {
 		since := time.Now()
 		skipBackOff(ctx, t)
 		awaitLeaders(ctx, t, since)
+		awaitServiceAccounts(ctx, t)
 		awaitParts(t)
 	}
 	mustOnNode(t, node, "systemctl", "stop", "kubelet")
@@ -289,6 +291,23 @@ func awaitLeaders(ctx context.Context, t *testing.T, since time.Time) {
 			}
 			return nil
 		})
+	}
+}
+
+// awaitServiceAccounts waits until kube-controller-manager serves new
+// namespaces again: it leads some time before it does, and without their
+// service account they take no pods.
+func awaitServiceAccounts(ctx context.Context, t *testing.T) {
+	t.Helper()
+	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "e2e-", Labels: map[string]string{"netplane.io/e2e": "true"}}}
+	if err := env.client.Create(ctx, ns); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 180*time.Second, "a new namespace's service account", func() error {
+		return env.client.Get(ctx, client.ObjectKey{Namespace: ns.Name, Name: "default"}, &corev1.ServiceAccount{})
+	})
+	if err := env.client.Delete(ctx, ns); err != nil {
+		t.Error(err)
 	}
 }
 
