@@ -127,6 +127,24 @@ func (n *node) run(steps []step) {
 	}
 }
 
+// idle is a machine's life after its steps: its kubelet goes on starting agents
+// that ended, as long as others live.
+func (n *node) idle(over <-chan struct{}) {
+	ticker := time.NewTicker(look)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-over:
+			return
+		case <-ticker.C:
+			n.resync()
+			if !n.off {
+				n.revive()
+			}
+		}
+	}
+}
+
 // revive starts the agent again if it has died, or the machine if it is off.
 func (n *node) revive() {
 	switch {

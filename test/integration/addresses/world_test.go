@@ -289,14 +289,22 @@ func podNets(sb *sandboxed) []string {
 
 // live runs the nodes' steps and the cluster's events.
 func (w *world) live() {
-	var group sync.WaitGroup
+	var busy, group sync.WaitGroup
+	over := make(chan struct{})
 	for i, n := range w.nodes {
-		group.Go(func() { n.run(w.plan.nodes[i]) })
+		busy.Add(1)
+		group.Go(func() {
+			n.run(w.plan.nodes[i])
+			busy.Done()
+			n.idle(over)
+		})
 	}
 	for _, e := range w.plan.events {
 		time.Sleep(e.pause)
 		w.log.printf("event %s", e.kind)
 		w.happen(e)
 	}
+	busy.Wait()
+	close(over)
 	group.Wait()
 }
