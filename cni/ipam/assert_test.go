@@ -72,6 +72,23 @@ func TestAfterARollbackNewBlocksWait(t *testing.T) {
 	f.mustReserve(asks...)
 }
 
+func TestASpecThatComesBackWithItsGenerationIsReadAnew(t *testing.T) {
+	f := newClaimFixture(t, world(ipBlock(ours, thisNode, thisNodeUID))...)
+	f.run()
+	restored := dataNetwork()
+	if err := f.api.Get(t.Context(), client.ObjectKeyFromObject(restored), restored); err != nil {
+		t.Fatal(err)
+	}
+	generation := restored.Generation
+	restored.Spec.ExcludeRanges = []v1alpha1.IPRange{"10.20.0.17-10.20.0.19"}
+	if err := f.api.Update(t.Context(), restored); err != nil {
+		t.Fatal(err)
+	}
+	expectEqual(t, "generation", generation, restored.Generation)
+	f.run()
+	expectEqual(t, "address", []string{"10.20.0.20"}, f.mustReserve(ask("a", "data")))
+}
+
 func TestLostBlocksAreAssertedInThePause(t *testing.T) {
 	f := newClaimFixture(t, world(ipBlock(ours, thisNode, thisNodeUID))...)
 	f.run()

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -60,9 +61,9 @@ const (
 // claims is what the Claimer remembers of one Network. All but expected is
 // touched by the Network's own reconciliation only.
 type claims struct {
-	uid        types.UID
-	generation int64
-	plan       *addressing.Plan
+	uid  types.UID
+	spec v1alpha1.NetworkSpec
+	plan *addressing.Plan
 
 	expected map[string]expectation // created or found, not in the cache yet
 	doubtful map[string]bool        // Create gave no answer
@@ -109,16 +110,18 @@ func (c *Claimer) forgetClaims(network string) {
 }
 
 // planOf returns the same plan as long as the spec is the same, and the former
-// one if the spec cannot be carved: its addresses are in use.
+// one if the spec cannot be carved: its addresses are in use. It compares the
+// spec itself, as in an API server restored from a backup the same generation
+// can come again with another one.
 func (st *claims) planOf(network *v1alpha1.Network) *addressing.Plan {
-	if st.uid == network.UID && st.generation == network.Generation {
+	if st.uid == network.UID && equality.Semantic.DeepEqual(&st.spec, &network.Spec) {
 		return st.plan
 	}
 	plan, err := addressing.NewPlan(network.Name, &network.Spec)
 	if err == nil || st.uid != network.UID {
 		st.plan = plan
 	}
-	st.uid, st.generation = network.UID, network.Generation
+	st.uid, st.spec = network.UID, *network.Spec.DeepCopy()
 	return st.plan
 }
 
