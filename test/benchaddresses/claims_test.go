@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"sync"
@@ -19,6 +20,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/util/workqueue"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
@@ -56,6 +59,8 @@ func (c *cluster) claimRound(b *testing.B, name, subnet string, count, known int
 	defer func() {
 		for _, node := range nodes {
 			_ = node.manager.Close()
+			// The next round needs as many descriptors again.
+			utilnet.CloseIdleConnectionsFor(node.transport)
 		}
 	}()
 	each(nodes, 64, func(node *claimingNode) { node.err = node.connect(b.Context()) })
@@ -106,6 +111,8 @@ type claimingNode struct {
 	network *v1alpha1.Network
 	manager *ipam.Manager
 	claimer *ipam.Claimer
+	// transport has the node's connection, or the one that all share.
+	transport http.RoundTripper
 
 	took    time.Duration
 	retries int
@@ -119,8 +126,10 @@ func (c *cluster) claimingNode(b *testing.B, dir string, network *v1alpha1.Netwo
 	if dialer != nil {
 		config.Dial = dialer().DialContext // keeps client-go from sharing connections
 	}
-	var err error
-	n.Client, err = client.New(config, client.Options{Scheme: c.scheme, Mapper: c.RESTMapper()})
+	connection, err := rest.HTTPClientFor(config)
+	must(b, err)
+	n.transport = connection.Transport
+	n.Client, err = client.New(config, client.Options{HTTPClient: connection, Scheme: c.scheme, Mapper: c.RESTMapper()})
 	must(b, err)
 	must(b, os.Mkdir(dir, 0o755))
 	n.manager = ipam.New(ipam.Config{JournalPath: filepath.Join(dir, "addresses.journal")})
