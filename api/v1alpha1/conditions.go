@@ -133,6 +133,9 @@ const (
 	ReasonHostInterface = "HostInterface"
 	// ReasonMTUExceedsInterface: spec.mtu is larger than the NIC's.
 	ReasonMTUExceedsInterface = "MTUExceedsInterface"
+	// ReasonPluginNotInstalled: the node has no CNI configuration of the network
+	// or plugin that spec.plugin names, or lacks a plugin that it needs.
+	ReasonPluginNotInstalled = "PluginNotInstalled"
 	// ReasonPluginUnavailable: the node's kernel lacks the plugin's link kind.
 	ReasonPluginUnavailable = "PluginUnavailable"
 )

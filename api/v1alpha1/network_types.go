@@ -18,6 +18,16 @@ const (
 	PluginHostDevice = "host-device"
 )
 
+// Delegated tells whether the node's own CNI plugins make the interfaces, by a
+// configuration that is installed there or stands in PluginConfig.
+func (s *NetworkSpec) Delegated() bool {
+	switch s.Plugin {
+	case PluginMacvlan, PluginBridge, PluginVXLAN, PluginIPVLAN, PluginHostDevice:
+		return false
+	}
+	return true
+}
+
 // Reachability says who besides the pods on a Network reaches its addresses.
 // +kubebuilder:validation:Enum=Isolated;Routed
 type Reachability string
@@ -198,7 +208,9 @@ type NetworkSpec struct {
 	// +optional
 	NamespaceSelector *metav1.LabelSelector `json:"namespaceSelector,omitempty"`
 
-	// pluginConfig is merged into the CNI configuration of a delegated plugin.
+	// pluginConfig is merged into the CNI configuration of a delegated plugin
+	// that is installed on the node; with a type (or plugins) it is complete, and
+	// needs no configuration on the node.
 	// +optional
 	// +kubebuilder:pruning:PreserveUnknownFields
 	// +kubebuilder:validation:Schemaless

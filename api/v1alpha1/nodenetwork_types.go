@@ -71,7 +71,8 @@ type RefusedNetwork struct {
 	// network is the Network's name.
 	// +required
 	Network string `json:"network"`
-	// reason is PluginConflict, HostInterface, MTUExceedsInterface or PluginUnavailable.
+	// reason is PluginConflict, HostInterface, MTUExceedsInterface,
+	// PluginUnavailable or PluginNotInstalled.
 	// +required
 	Reason string `json:"reason"`
 	// +optional

@@ -113,8 +113,8 @@ func (a *agent) makeParts(opts *options) (err error) {
 	// What changes held addresses: leases, and pods that come and go.
 	a.held = held{manager: a.addresses, pods: newLivingPods(clock.RealClock{}, func() { a.inventory.NotifyHeld() })}
 	a.inventory, err = inventory.New(
-		inventory.Config{NodeName: opts.nodeName, MapFile: opts.mapFile},
-		inventory.Deps{Links: a.devices, Bridges: a.links, Held: a.held, Client: a.mgr.GetClient(), Clock: clock.RealClock{}})
+		inventory.Config{NodeName: opts.nodeName, MapFile: opts.mapFile, CNIDirs: []string{opts.cniConfDir, opts.cniBinDir}},
+		inventory.Deps{Links: a.devices, Bridges: a.links, Held: a.held, Delegates: opts.delegates(), Client: a.mgr.GetClient(), Clock: clock.RealClock{}})
 	if err != nil {
 		return fmt.Errorf("making the inventory: %w", err)
 	}
@@ -139,6 +139,8 @@ func (a *agent) makeServer(opts *options) (err error) {
 		PodLinks:     a.links,
 		HostLinks:    a.links,
 		Prober:       a.links,
+		Delegates:    opts.delegates(),
+		Foreign:      a.links,
 		Taken:        taken{a.mgr.GetEventRecorder(v1alpha1.FieldOwnerAgent)},
 		Reporter:     a.reporter,
 		Topology:     func() attach.Topology { return a.inventory.Current() },

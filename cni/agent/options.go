@@ -15,6 +15,7 @@ import (
 	logsapi "k8s.io/component-base/logs/api/v1"
 
 	"github.com/netplane/netplane/cni/attach"
+	"github.com/netplane/netplane/cni/delegate"
 )
 
 // nodeNameVariable gives the node's name where --node-name does not: the
@@ -114,4 +115,9 @@ func (o *options) servicePrefixes() ([]netip.Prefix, error) {
 		out = append(out, prefix.Masked())
 	}
 	return out, nil
+}
+
+// delegates are the CNI configurations and plugins that the node has of others.
+func (o *options) delegates() *delegate.Library {
+	return &delegate.Library{ConfDir: o.cniConfDir, BinDir: o.cniBinDir}
 }

@@ -4,10 +4,12 @@
 package attach
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 
+	current "github.com/containernetworking/cni/pkg/types/100"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -15,6 +17,7 @@ import (
 	"github.com/netplane/netplane/api/addressing"
 	"github.com/netplane/netplane/api/podnetworks"
 	"github.com/netplane/netplane/api/v1alpha1"
+	"github.com/netplane/netplane/cni/delegate"
 	"github.com/netplane/netplane/cni/ipam"
 	"github.com/netplane/netplane/cni/wire"
 )
@@ -31,6 +34,11 @@ type wanted struct {
 	// fixed is the address that an IPClaim gives the pod, if it asks for one.
 	fixed netip.Addr
 	lease ipam.Lease
+	// conf is by what another plugin makes the interface, and result its answer;
+	// nil for the kinds that netplane makes itself. plan is nil where such a
+	// plugin gives the addresses, too.
+	conf   *delegate.Conf
+	result *current.Result
 }
 
 func retry(format string, args ...any) error {
@@ -66,7 +74,12 @@ func (s *Server) admit(sandbox *wire.Sandbox, annotation string) ([]wanted, erro
 		if err := s.checkNamespace(network, sandbox.PodNamespace); err != nil {
 			return nil, err
 		}
-		if err := w.chooseNIC(topology, s.deps.HostLinks.MTU); err != nil {
+		if network.Spec.Delegated() {
+			err = s.findDelegate(&w, topology)
+		} else {
+			err = w.chooseNIC(topology, s.deps.HostLinks.MTU)
+		}
+		if err != nil {
 			return nil, err
 		}
 		out = append(out, w)
@@ -97,15 +110,18 @@ func (w *wanted) checkNetwork() error {
 		return retry("network %q is not ready: netplane-controller has not looked at its present spec yet", n.Name)
 	case ready.Status != metav1.ConditionTrue:
 		return retry("network %q is not ready: %s: %s", n.Name, ready.Reason, ready.Message)
-	case n.Spec.Plugin != v1alpha1.PluginMacvlan && n.Spec.Plugin != v1alpha1.PluginBridge || n.Spec.VLAN != 0:
+	case !n.Spec.Delegated() && n.Spec.Plugin != v1alpha1.PluginMacvlan && n.Spec.Plugin != v1alpha1.PluginBridge || n.Spec.VLAN != 0:
 		return invalid("network %q: this release makes interfaces of the plugins macvlan and bridge, without vlan", n.Name)
 	}
 	plan, err := addressing.NewPlan(n.Name, &n.Spec)
+	if n.Spec.Delegated() && errors.Is(err, addressing.ErrNoSubnet) {
+		return nil
+	}
 	if err != nil {
 		return invalid("network %q: %v", n.Name, err)
 	}
 	w.plan = plan
-	if gateway, gateway6 := plan.Gateway(); w.request.DefaultRoute && w.request.IfName != podnetworks.PrimaryInterface && !gateway.IsValid() && !gateway6.IsValid() {
+	if gateway, gateway6 := plan.Gateway(); w.request.DefaultRoute && !n.Spec.Delegated() && w.request.IfName != podnetworks.PrimaryInterface && !gateway.IsValid() && !gateway6.IsValid() {
 		return invalid("network %q has no gateway, which defaultRoute on %s needs", n.Name, w.request.IfName)
 	}
 	return nil

@@ -15,6 +15,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/netplane/netplane/api/v1alpha1"
+	"github.com/netplane/netplane/cni/delegate"
 	"github.com/netplane/netplane/cni/ipam"
 	"github.com/netplane/netplane/cni/link"
 	"github.com/netplane/netplane/cni/wire"
@@ -35,16 +36,20 @@ func (s *Server) prepare(ctx context.Context, sandbox *wire.Sandbox, annotation 
 	if err := s.findFixed(ctx, sandbox, all); err != nil {
 		return nil, err
 	}
-	asks := make([]ipam.Ask, len(all))
+	asks := make([]ipam.Ask, 0, len(all))
 	for i := range all {
 		w := &all[i]
-		asks[i] = ipam.Ask{Network: w.network.Name, Owner: ipam.Owner{
+		if w.plan == nil {
+			continue
+		}
+		ask := ipam.Ask{Network: w.network.Name, Owner: ipam.Owner{
 			PodUID: sandbox.PodUID, PodNamespace: sandbox.PodNamespace, PodName: sandbox.PodName,
 			ContainerID: sandbox.ContainerID, IfName: w.request.IfName, NetNS: sandbox.NetNS,
 		}}
 		if w.fixed.IsValid() {
-			asks[i].Fixed, asks[i].NetworkUID, asks[i].Anchor = w.fixed, w.network.UID, w.primary()
+			ask.Fixed, ask.NetworkUID, ask.Anchor = w.fixed, w.network.UID, w.primary()
 		}
+		asks = append(asks, ask)
 	}
 	err = s.reserve(ctx, all, asks)
 	if err == nil {
@@ -58,11 +63,17 @@ func (s *Server) prepare(ctx context.Context, sandbox *wire.Sandbox, annotation 
 
 // reserve gives every interface an address; those that have one keep it.
 func (s *Server) reserve(ctx context.Context, all []wanted, asks []ipam.Ask) error {
+	if len(asks) == 0 {
+		return nil
+	}
 	leases, err := s.deps.Addresses.Reserve(ctx, asks)
 	if err != nil {
 		return retry("%v", err)
 	}
 	for i := range all {
+		if all[i].plan == nil {
+			continue
+		}
 		at := slices.IndexFunc(leases, func(l ipam.Lease) bool { return l.IfName == all[i].request.IfName })
 		if at < 0 {
 			return fmt.Errorf("no address was reserved for %s", all[i].request.IfName)
@@ -89,14 +100,14 @@ func (s *Server) commit(ctx context.Context, sandbox *wire.Sandbox, all []wanted
 	if err != nil {
 		return nil, nil, s.release(ctx, sandbox, err)
 	}
-	planned.Attachments = append(planned.Attachments, attachments(all, planned.Interfaces)...)
+	planned.Attachments = append(planned.Attachments, allAttachments(all, planned.Interfaces)...)
 	if err := s.remember(planned); err != nil {
 		return nil, nil, s.release(ctx, sandbox, err)
 	}
 	made, err := s.make(ctx, planned)
 	var raw json.RawMessage
 	if err == nil {
-		raw, err = result(sandbox.NetNS, all, planned.Interfaces)
+		raw, err = result(sandbox.NetNS, builtIn(all), planned.Interfaces)
 	}
 	attached := *planned
 	attached.State = StateAttached
@@ -114,10 +125,13 @@ func (s *Server) commit(ctx context.Context, sandbox *wire.Sandbox, all []wanted
 // designAll says what all interfaces are to be. It makes bridges, which stay:
 // they belong to the NIC, not to the pod.
 func (s *Server) designAll(ctx context.Context, sandbox *wire.Sandbox, all []wanted) (*Sandbox, error) {
-	out := &Sandbox{Sandbox: *sandbox, State: StateAttaching, Since: s.deps.Clock.Now()}
+	out := &Sandbox{Sandbox: *sandbox, State: StateAttaching, Since: s.deps.Clock.Now(), Delegates: delegatedNames(all)}
 	services := s.deps.ServiceCIDRs()
 	for i := range all {
 		w := &all[i]
+		if w.delegated() {
+			continue
+		}
 		device, err := s.device(ctx, w)
 		if err != nil {
 			return nil, err
@@ -138,6 +152,9 @@ func (s *Server) designAll(ctx context.Context, sandbox *wire.Sandbox, all []wan
 // make makes the host's path and the interfaces; it returns how many of the
 // interfaces stand.
 func (s *Server) make(ctx context.Context, sandbox *Sandbox) (made int, err error) {
+	if err := s.tidy(ctx, sandbox); err != nil {
+		return 0, err
+	}
 	if err := s.addPath(ctx, sandbox); err != nil {
 		return 0, err
 	}
@@ -269,8 +286,11 @@ var (
 	_ PodLinks  = (*link.Links)(nil)
 	_ HostLinks = (*link.Links)(nil)
 	_ Prober    = (*link.Links)(nil)
+	_ Foreign   = (*link.Links)(nil)
 	_ PodLinks  = (*link.Fake)(nil)
 	_ HostLinks = (*link.Fake)(nil)
 	_ Prober    = (*link.Fake)(nil)
+	_ Foreign   = (*link.Fake)(nil)
 	_ Addresses = (*ipam.Manager)(nil)
+	_ Delegates = (*delegate.Library)(nil)
 )

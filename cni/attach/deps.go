@@ -122,7 +122,7 @@ func (c Config) Spool() wire.Spool { return wire.Spool(filepath.Join(c.StateDir,
 func (c Config) Sandboxes() string { return filepath.Join(c.StateDir, "sandboxes") }
 
 // Deps are the parts of the agent that the server works with. All are
-// required but NetNSExists and Clock.
+// required but Delegates, NetNSExists and Clock.
 type Deps struct {
 	Networks   Networks
 	Namespaces Namespaces
@@ -134,6 +134,10 @@ type Deps struct {
 	Prober     Prober
 	Taken      Taken
 	Reporter   Reporter
+	// Delegates is nil where all plugins are built in; Foreign looks after what
+	// they make.
+	Delegates Delegates
+	Foreign   Foreign
 	// Topology returns the inventory of this moment.
 	Topology func() Topology
 	// ServiceCIDRs returns the ranges of ClusterIPs.
@@ -151,6 +155,7 @@ func (d *Deps) validate() error {
 	}{
 		{"Networks", d.Networks == nil}, {"Namespaces", d.Namespaces == nil}, {"Pods", d.Pods == nil}, {"Claims", d.Claims == nil},
 		{"Addresses", d.Addresses == nil}, {"PodLinks", d.PodLinks == nil}, {"HostLinks", d.HostLinks == nil},
+		{"Foreign", d.Delegates != nil && d.Foreign == nil},
 		{"Prober", d.Prober == nil}, {"Taken", d.Taken == nil}, {"Reporter", d.Reporter == nil}, {"Topology", d.Topology == nil}, {"ServiceCIDRs", d.ServiceCIDRs == nil},
 	} {
 		if part.missing {

@@ -96,11 +96,7 @@ func defaultAttachments(network *wire.DefaultNetwork) ([]podnetworks.Attachment,
 	if network == nil {
 		return nil, nil
 	}
-	parsed, err := current.NewResult(network.Result)
-	if err != nil {
-		return nil, fmt.Errorf("reading the default network's result: %w", err)
-	}
-	from, err := current.GetResult(parsed)
+	from, err := readResult(network.Result)
 	if err != nil {
 		return nil, fmt.Errorf("reading the default network's result: %w", err)
 	}
@@ -128,4 +124,13 @@ func defaultAttachments(network *wire.DefaultNetwork) ([]podnetworks.Attachment,
 		out = append(out, entry)
 	}
 	return out, nil
+}
+
+// readResult reads a CNI result in the version 1.1.0.
+func readResult(raw json.RawMessage) (*current.Result, error) {
+	parsed, err := current.NewResult(raw)
+	if err != nil {
+		return nil, err
+	}
+	return current.GetResult(parsed)
 }

@@ -38,6 +38,9 @@ type Sandbox struct {
 	State      State            `json:"state"`
 	Since      time.Time        `json:"since"`
 	Interfaces []link.Interface `json:"interfaces"`
+	// Delegates are the names of the interfaces that the CNI binary has other
+	// plugins make and remove; it keeps a record of its own for that.
+	Delegates []string `json:"delegates,omitempty"`
 	// Path is set if a Network is on eth0.
 	Path *NodePath `json:"path,omitempty"`
 	// Attachments are what network-status tells, the default network's included.

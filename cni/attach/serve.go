@@ -247,6 +247,9 @@ func (ses *session) handlePrepare(ctx context.Context, request *wire.Request) (*
 	for i := range all {
 		response.DefaultNetwork = response.DefaultNetwork && !all[i].primary()
 	}
+	if response.Delegates, err = delegates(all); err != nil {
+		return nil, errors.Join(err, ses.abort(ctx))
+	}
 	return response, nil
 }
 
@@ -255,6 +258,9 @@ func (ses *session) handleCommit(ctx context.Context, request *wire.Request) (*w
 		return nil, invalid("commit of what this connection did not prepare")
 	}
 	all := ses.prepared
+	if err := deliver(all, request.Delegates); err != nil {
+		return nil, err // the end of the connection gives the addresses back
+	}
 	ses.prepared = nil
 	attached, raw, err := ses.commit(ctx, &ses.sandbox, all, request.Default)
 	if err != nil {

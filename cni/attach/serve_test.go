@@ -199,7 +199,7 @@ func TestServerRefusesWhatItDoesNotUnderstand(t *testing.T) {
 	}
 	t.Run("another protocol version", func(t *testing.T) {
 		ses := &session{Server: w.Server}
-		_, err := ses.handle(t.Context(), &wire.Request{Version: 2, Op: wire.OpDel})
+		_, err := ses.handle(t.Context(), &wire.Request{Version: wire.Version + 1, Op: wire.OpDel})
 		if err == nil || !strings.Contains(err.Error(), "an upgrade is under way") {
 			t.Errorf("got %v", err)
 		}

@@ -29,7 +29,7 @@ const maxTaken = 4
 func (s *Server) avoidTaken(ctx context.Context, sandbox *wire.Sandbox, all []wanted, asks []ipam.Ask) error {
 	var todo []*wanted
 	for i := range all {
-		if all[i].network.Spec.ConflictDetection == v1alpha1.ConflictDetectionProbe {
+		if all[i].network.Spec.ConflictDetection == v1alpha1.ConflictDetectionProbe && !all[i].delegated() {
 			todo = append(todo, &all[i])
 		}
 	}

@@ -63,6 +63,9 @@ type Config struct {
 	NodeName string
 	// MapFile is the path of the node's own map; it need not exist.
 	MapFile string
+	// CNIDirs are the node's CNI folders: what is installed there decides which
+	// plugins that are not built in it can run.
+	CNIDirs []string
 }
 
 // Deps are what the inventory works with.
@@ -72,6 +75,8 @@ type Deps struct {
 	// waits for the next pod.
 	Bridges Bridges
 	Held    HeldSource
+	// Delegates may be nil: then no Network is refused for its plugin.
+	Delegates Delegates
 	// Client reads Node, NodeNetwork, PhysicalNetworks and Networks (from
 	// caches) and writes the NodeNetwork.
 	Client client.Client
@@ -170,7 +175,10 @@ func (i *Inventory) Run(ctx context.Context) error {
 	defer reread.Stop()
 	look := i.deps.Clock.NewTicker(lookEvery)
 	defer look.Stop()
-	mapFile := mapWatch{path: i.config.MapFile}
+	watched := []mapWatch{{path: i.config.MapFile}}
+	for _, dir := range i.config.CNIDirs {
+		watched = append(watched, mapWatch{path: dir})
+	}
 	pace := newPace(i.deps.Clock)
 	for {
 		changed := true
@@ -182,7 +190,7 @@ func (i *Inventory) Run(ctx context.Context) error {
 		case <-i.held:
 			changed = false
 		case <-look.C():
-			changed = mapFile.changed()
+			changed = anyChanged(watched)
 		case <-pace.due():
 			changed = false
 		}
@@ -249,6 +257,7 @@ func (i *Inventory) refresh(ctx context.Context) error {
 		return err
 	}
 	in.PhysicalNetworks, in.Networks, in.Devices = physical.Items, networks.Items, devices
+	in.NotInstalled = i.notInstalled(networks.Items)
 	in.Map = i.readMap(ctx)
 	next := Resolve(&in)
 	i.logChange(ctx, next)

@@ -30,6 +30,9 @@ type Input struct {
 	Devices []link.Device
 	// Unavailable are link kinds that the kernel cannot make.
 	Unavailable map[string]bool
+	// NotInstalled are Networks whose plugin is not built in and that the node
+	// cannot run, and why.
+	NotInstalled map[string]string
 }
 
 // Resolve decides which NICs back which physical networks, in which mode each
@@ -53,6 +56,7 @@ func Resolve(in *Input) *Snapshot {
 	}
 	s.interfaces = interfaces(in.Devices, nics)
 	resolveModes(s, in, devices)
+	refuseDelegates(s, in)
 	return s
 }
 

@@ -200,3 +200,14 @@ func (f *Fake) SetMasquerade(_ context.Context, networks []Masquerade) error {
 	}
 	return nil
 }
+
+// DemoteDefaults notes that it was called for an interface.
+func (f *Fake) DemoteDefaults(_ context.Context, netns, name string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.fails("demote defaults of %s", name); err != nil {
+		return err
+	}
+	f.lines[netns+"/"+name+"/defaults"] = fmt.Sprintf("%s: %s foreign, default routes behind others", netns, name)
+	return nil
+}

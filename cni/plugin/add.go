@@ -38,9 +38,8 @@ func add(args *skel.CmdArgs) error {
 	return types.PrintResult(result, c.config.CNIVersion)
 }
 
-// attach runs the two rounds of an ADD. Whatever fails after the default
-// network was added takes it away again; ending the connection makes the agent
-// undo its part.
+// attach runs the two rounds of an ADD. Whatever fails between them takes away
+// again what was added; ending the connection makes the agent undo its part.
 func (c *command) attach(networks string) (types.Result, error) {
 	ctx := context.Background()
 	client, err := c.dial(ctx)
@@ -54,29 +53,55 @@ func (c *command) attach(networks string) (types.Result, error) {
 	if err != nil {
 		return nil, cniError(err)
 	}
-	var underlay *wire.DefaultNetwork
-	if prepared.DefaultNetwork {
-		if underlay, err = c.addDefault(ctx); err != nil {
-			return nil, err
-		}
+	added := &underlay{command: c}
+	if err := added.add(ctx, prepared); err != nil {
+		return nil, err
 	}
 	commit, cancel := context.WithTimeout(ctx, commitTimeout)
 	defer cancel()
-	committed, err := client.Call(commit, wire.Request{Op: wire.OpCommit, Sandbox: c.sandbox, Default: underlay})
-	if err == nil {
-		result, mergeErr := merge(underlay, committed.Result)
-		if mergeErr == nil {
-			return result, nil
-		}
+	committed, err := client.Call(commit, wire.Request{Op: wire.OpCommit, Sandbox: c.sandbox, Default: added.network, Delegates: added.delegates})
+	if err != nil {
+		return nil, added.undo(ctx, cniError(err))
+	}
+	result, err := merge(added, committed.Result)
+	if err != nil {
+		err = added.undo(ctx, err)
 		_, delErr := c.call(wire.Request{Op: wire.OpDel, Sandbox: c.sandbox}, otherTimeout)
-		err = errors.Join(mergeErr, delErr)
-	} else {
-		err = cniError(err)
+		return nil, errors.Join(err, delErr)
 	}
-	if underlay != nil {
-		err = c.withUndo(ctx, err)
+	return result, nil
+}
+
+// underlay is what the binary itself added of a pod: the cluster's default
+// network and the delegates.
+type underlay struct {
+	*command
+	network   *wire.DefaultNetwork
+	delegates []wire.DelegateResult
+}
+
+// add runs what the agent answered to Prepare, or nothing.
+func (u *underlay) add(ctx context.Context, prepared *wire.Response) (err error) {
+	if prepared.DefaultNetwork {
+		if u.network, err = u.addDefault(ctx); err != nil {
+			return err
+		}
 	}
-	return nil, err
+	if u.delegates, err = u.addDelegates(ctx, prepared.Delegates); err != nil {
+		return u.undo(ctx, err)
+	}
+	return nil
+}
+
+// undo removes what was added, the last first, and returns why.
+func (u *underlay) undo(ctx context.Context, cause error) error {
+	if len(u.delegates) > 0 {
+		cause = alsoFailed(cause, u.delRecorded(ctx))
+	}
+	if u.network != nil {
+		cause = u.withUndo(ctx, cause)
+	}
+	return cause
 }
 
 // addDefault runs the cluster's default network.
@@ -98,40 +123,48 @@ func (c *command) addDefault(ctx context.Context) (*wire.DefaultNetwork, error) 
 
 // withUndo removes the default network and returns why.
 func (c *command) withUndo(ctx context.Context, cause error) error {
-	err := c.cni.DelNetworkList(ctx, c.wrapped, c.runtime)
-	if err == nil {
-		return cause
-	}
-	code := uint(types.ErrInternal)
-	var known *types.Error
-	if errors.As(cause, &known) {
-		code = known.Code
-	}
-	return types.NewError(code, cause.Error(), "removing it again failed too: "+err.Error())
+	return alsoFailed(cause, c.cni.DelNetworkList(ctx, c.wrapped, c.runtime))
 }
 
-// merge puts our interfaces behind those of the default network. Without one,
-// a Network is on eth0 and comes first by itself.
-func merge(underlay *wire.DefaultNetwork, ours json.RawMessage) (types.Result, error) {
-	overlay := &current.Result{}
-	if err := json.Unmarshal(ours, overlay); err != nil {
+// merge puts the delegates' interfaces behind those of the default network, and
+// ours behind both. Without a default network a Network is on eth0: a delegated
+// one is the first delegate.
+func merge(added *underlay, ours json.RawMessage) (*current.Result, error) {
+	out := &current.Result{CNIVersion: current.ImplementedSpecVersion}
+	if added.network != nil {
+		if err := appendResult(out, added.network.Result); err != nil {
+			return nil, fmt.Errorf("reading the default network's result: %w", err)
+		}
+	}
+	for i := range added.delegates {
+		if err := appendResult(out, added.delegates[i].Result); err != nil {
+			return nil, fmt.Errorf("reading the result of %s: %w", added.delegates[i].IfName, err)
+		}
+	}
+	if err := appendResult(out, ours); err != nil {
 		return nil, fmt.Errorf("reading the agent's result: %w", err)
 	}
-	if underlay == nil {
-		return overlay, nil
+	return out, nil
+}
+
+// appendResult adds a result whose interfaces are numbered from 0. The first
+// one with DNS is that of eth0.
+func appendResult(to *current.Result, raw json.RawMessage) error {
+	more := &current.Result{}
+	if err := json.Unmarshal(raw, more); err != nil {
+		return err
 	}
-	merged := &current.Result{}
-	if err := json.Unmarshal(underlay.Result, merged); err != nil {
-		return nil, fmt.Errorf("reading the default network's result: %w", err)
-	}
-	offset := len(merged.Interfaces)
-	merged.Interfaces = append(merged.Interfaces, overlay.Interfaces...)
-	for _, ip := range overlay.IPs {
+	offset := len(to.Interfaces)
+	to.Interfaces = append(to.Interfaces, more.Interfaces...)
+	for _, ip := range more.IPs {
 		if ip.Interface != nil {
 			ip.Interface = current.Int(*ip.Interface + offset)
 		}
-		merged.IPs = append(merged.IPs, ip)
+		to.IPs = append(to.IPs, ip)
 	}
-	merged.Routes = append(merged.Routes, overlay.Routes...)
-	return merged, nil
+	to.Routes = append(to.Routes, more.Routes...)
+	if to.DNS.IsEmpty() {
+		to.DNS = more.DNS
+	}
+	return nil
 }

@@ -184,13 +184,4 @@ func cniError(err error) error {
 }
 
 // wrappedError tells which network failed, and keeps the plugin's error code.
-func (c *command) wrappedError(err error) error {
-	if err == nil {
-		return nil
-	}
-	var plugin *types.Error
-	if errors.As(err, &plugin) {
-		return types.NewError(plugin.Code, fmt.Sprintf("network %q: %s", c.wrapped.Name, plugin.Msg), plugin.Details)
-	}
-	return types.NewError(types.ErrInternal, fmt.Sprintf("network %q: %v", c.wrapped.Name, err), "")
-}
+func (c *command) wrappedError(err error) error { return networkError(c.wrapped.Name, err) }

@@ -6,7 +6,8 @@
 // A pod that asks for no Network is handed straight to the configuration that
 // the node had before, with the agent neither asked nor needed. For the others
 // the binary runs that same configuration itself, in the host's own context,
-// and has the agent make the interfaces. It decides nothing about Networks.
+// then the plugins of Networks that are not built in, and has the agent make
+// the interfaces. It decides nothing about Networks.
 package main
 
 import (
@@ -19,7 +20,10 @@ import (
 func main() { os.Exit(run()) }
 
 func run() int {
-	commands := skel.CNIFuncs{Add: add, Del: del, Check: check, GC: gc, Status: status}
+	commands := skel.CNIFuncs{
+		Add: either(ipamAdd, add), Del: either(ipamNothing, del), Check: either(ipamNothing, check),
+		GC: either(ipamNothing, gc), Status: either(ipamNothing, status),
+	}
 	err := skel.PluginMainFuncsWithError(commands, version.All, "netplane: networks for pods, see https://github.com/netplane/netplane")
 	if err == nil {
 		return 0

@@ -13,15 +13,15 @@ import (
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
-	"github.com/containernetworking/cni/pkg/version"
 
 	"github.com/netplane/netplane/cni/wire"
 )
 
-// del removes both parts, ours first. The wrapped network's DEL always runs:
-// it is harmless where the network was never added, and a pod may be older
-// than the installation. A DEL that no agent takes is spooled, unless there is
-// nothing to undo.
+// del removes all parts: the delegates', ours, and the wrapped network's. The
+// last always runs: it is harmless where the network was never added, and a pod
+// may be older than the installation. A DEL that no agent takes is spooled,
+// unless there is nothing to undo. While a delegate's interface is left, the
+// agent is not asked: it would give the interface's address to another pod.
 func del(args *skel.CmdArgs) error {
 	c, err := newCommand(args)
 	if err != nil {
@@ -31,13 +31,13 @@ func del(args *skel.CmdArgs) error {
 	if err != nil {
 		asked = demandUnknown // DEL goes on whatever the runtime passes
 	}
-	var failed error
-	if asked != demandNone {
+	failed := c.delRecorded(context.Background())
+	if failed == nil && asked != demandNone {
 		failed = c.delOurs()
 	}
 	err = c.cni.DelNetworkList(context.Background(), c.wrapped, c.runtime)
 	if err != nil {
-		return c.wrappedError(err)
+		return alsoFailed(c.wrappedError(err), failed)
 	}
 	return failed
 }
@@ -79,18 +79,15 @@ func check(args *skel.CmdArgs) error {
 		if _, err := c.call(wire.Request{Op: wire.OpCheck, Sandbox: c.sandbox}, otherTimeout); err != nil {
 			return cniError(err)
 		}
+		if err := c.checkRecorded(context.Background()); err != nil {
+			return err
+		}
 		if cached, err := c.cni.GetNetworkListCachedResult(c.wrapped, c.runtime); err == nil && cached == nil {
 			return nil
 		}
 	}
-	// Version 0.4.0 of the specification brought CHECK; an older configuration
-	// has nothing to ask.
-	able, err := version.GreaterThanOrEqualTo(c.wrapped.CNIVersion, "0.4.0")
-	if err != nil {
-		return types.NewError(types.ErrIncompatibleCNIVersion, "reading the wrapped configuration's cniVersion", err.Error())
-	}
-	if !able {
-		return nil
+	if able, err := checkable(c.wrapped); err != nil || !able {
+		return err
 	}
 	return c.wrappedError(c.cni.CheckNetworkList(context.Background(), c.wrapped, c.runtime))
 }
@@ -118,8 +115,9 @@ func gc(args *skel.CmdArgs) error {
 	} else {
 		ours = nil
 	}
+	valid, delegates := c.gcDelegates(context.Background(), valid)
 	err = c.cni.GCNetworkList(context.Background(), c.wrapped, &libcni.GCArgs{ValidAttachments: valid})
-	return errors.Join(ours, c.wrappedError(err))
+	return errors.Join(delegates, ours, c.wrappedError(err))
 }
 
 // status is the wrapped network's alone. A failing STATUS makes the whole node

@@ -7,8 +7,8 @@
 //
 // An ADD uses two rounds on one connection: Prepare (the agent checks the
 // pod's right and reserves addresses), then the binary runs the cluster's
-// default network in the host's own context, then Commit (the agent makes the
-// interfaces). A connection that ends between the two aborts.
+// default network and the delegates in the host's own context, then Commit (the
+// agent makes the interfaces). A connection that ends between the two aborts.
 //
 // The package is linked into the binary, so it imports nothing of Kubernetes.
 package wire
@@ -17,7 +17,7 @@ import "encoding/json"
 
 // Version is the protocol's; both sides refuse another one. The agent installs
 // the binary, so the two differ only while an upgrade is under way.
-const Version = 1
+const Version = 2
 
 // MaxLine bounds one message: 32 interfaces with their routes are some 20 kB,
 // a default network's result a few kB, a GC's list 100 B per attachment.
@@ -68,6 +68,8 @@ type Request struct {
 	// Default is what the cluster's default network gave, with OpCommit; nil
 	// if it was not used.
 	Default *DefaultNetwork `json:"default,omitempty"`
+	// Delegates is what the delegates gave, with OpCommit: one for each.
+	Delegates []DelegateResult `json:"delegates,omitempty"`
 	// Valid are the container IDs that the runtime still knows, with OpGC.
 	Valid []string `json:"valid,omitempty"`
 }
@@ -88,6 +90,9 @@ type Response struct {
 	// DefaultNetwork answers OpPrepare: run the cluster's default network, as
 	// no Network of the pod is on eth0.
 	DefaultNetwork bool `json:"defaultNetwork,omitempty"`
+	// Delegates answers OpPrepare: run these one after another, after the
+	// cluster's default network.
+	Delegates []Delegate `json:"delegates,omitempty"`
 	// Result answers OpCommit: our interfaces as a CNI result in the version 1.1.0.
 	Result json.RawMessage `json:"result,omitempty"`
 	// Networks answers OpPodNetworks; empty if the pod asks for none.

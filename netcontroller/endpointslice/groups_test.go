@@ -238,6 +238,21 @@ func TestPublishWithholdsWhatThePodsNodeDoesNotHold(t *testing.T) {
 			pods: []string{"web fd00:10:20::a14:5 True"},
 			want: []string{"10.20.0.5: another pod on the same node claims it too"},
 		},
+		"a plugin's own address": {
+			change: func(pod *corev1.Pod, known *facts) {
+				known.networks["data"] = networkOf(&v1alpha1.Network{ObjectMeta: metav1.ObjectMeta{Name: "data"}, Spec: v1alpha1.NetworkSpec{PhysicalNet: "phy-net1", Plugin: "Flannel"}})
+				attach(pod, attachment("data", "eth1", "10.244.1.7"))
+			},
+			pods: []string{"web 10.244.1.7 True"},
+		},
+		"a plugin's own address that another claims": {
+			change: func(pod *corev1.Pod, known *facts) {
+				known.networks["data"] = networkOf(&v1alpha1.Network{ObjectMeta: metav1.ObjectMeta{Name: "data"}, Spec: v1alpha1.NetworkSpec{PhysicalNet: "phy-net1", Plugin: "Flannel"}})
+				known.contested = func(*corev1.Pod, claim) bool { return true }
+				attach(pod, attachment("data", "eth1", "10.244.1.7"))
+			},
+			want: []string{"10.244.1.7: another pod claims it too"},
+		},
 		"a fixed address that an IPClaim gives the pod": {
 			change: func(pod *corev1.Pod, known *facts) {
 				known.fixed = map[types.UID][]claim{"1": {{"data", netip.MustParseAddr("10.20.9.9")}}}
@@ -346,19 +361,23 @@ func TestOutclaimed(t *testing.T) {
 		pod       corev1.Pod
 		claimants []corev1.Pod
 		want      bool
+		anywhere  bool // if the Network has no blocks
 	}{
-		"alone":                             {pod("1", "worker", nil), []corev1.Pod{pod("1", "worker", nil)}, false},
-		"two living on one node":            {pod("1", "worker", nil), []corev1.Pod{pod("1", "worker", nil), pod("2", "worker", nil)}, true},
-		"a forger on another node":          {pod("1", "worker", nil), []corev1.Pod{pod("2", "worker2", nil)}, false},
-		"the other is going":                {pod("1", "worker", nil), []corev1.Pod{pod("2", "worker", deleted)}, false},
-		"this one is going":                 {pod("1", "worker", deleted), []corev1.Pod{pod("2", "worker", nil)}, true},
-		"both are going":                    {pod("1", "worker", deleted), []corev1.Pod{pod("2", "worker", deleted)}, true},
-		"one going, one living beside this": {pod("1", "worker", nil), []corev1.Pod{pod("2", "worker", deleted), pod("3", "worker", nil)}, true},
+		"alone":                             {pod("1", "worker", nil), []corev1.Pod{pod("1", "worker", nil)}, false, false},
+		"two living on one node":            {pod("1", "worker", nil), []corev1.Pod{pod("1", "worker", nil), pod("2", "worker", nil)}, true, true},
+		"a forger on another node":          {pod("1", "worker", nil), []corev1.Pod{pod("2", "worker2", nil)}, false, true},
+		"the other is going":                {pod("1", "worker", nil), []corev1.Pod{pod("2", "worker", deleted)}, false, false},
+		"this one is going":                 {pod("1", "worker", deleted), []corev1.Pod{pod("2", "worker", nil)}, true, true},
+		"both are going":                    {pod("1", "worker", deleted), []corev1.Pod{pod("2", "worker", deleted)}, true, true},
+		"one going, one living beside this": {pod("1", "worker", nil), []corev1.Pod{pod("2", "worker", deleted), pod("3", "worker", nil)}, true, true},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			if got := outclaimed(&tt.pod, tt.claimants); got != tt.want {
+			if got := outclaimed(&tt.pod, tt.claimants, false); got != tt.want {
 				t.Errorf("got %v, want %v", got, tt.want)
+			}
+			if got := outclaimed(&tt.pod, tt.claimants, true); got != tt.anywhere {
+				t.Errorf("of a Network without blocks: got %v, want %v", got, tt.anywhere)
 			}
 		})
 	}

@@ -23,6 +23,8 @@ const (
 	whyNoAddress = "it is no IP address"
 	whyNoBlock   = "it lies in no IPBlock of this network that the pod's node holds, and no IPClaim gives it to the pod"
 	whyContested = "another pod on the same node claims it too"
+	// whyContestedAnywhere is for Networks whose addresses are in no IPBlock.
+	whyContestedAnywhere = "another pod claims it too"
 )
 
 // shadowPods are the pod as one network's slices see it: one copy per address
@@ -66,7 +68,15 @@ func shadowPods(pod *corev1.Pod, n network, families []corev1.IPFamily, known fa
 // holds the block that it is from, or if an IPClaim gives it to this very pod:
 // then nobody else's annotation can throw doubt on it.
 func distrust(pod *corev1.Pod, n network, c claim, known facts) string {
-	if n.plan == nil || slices.Contains(known.fixed[pod.UID], claim{n.name, n.plan.Principal(c.addr)}) {
+	if n.plan == nil {
+		// A plugin's own addresses: what guards them is who may write the
+		// annotation, and that no other pod claims the same.
+		if known.contested(pod, c) {
+			return whyContestedAnywhere
+		}
+		return ""
+	}
+	if slices.Contains(known.fixed[pod.UID], claim{n.name, n.plan.Principal(c.addr)}) {
 		return ""
 	}
 	held := slices.ContainsFunc(known.blocks[onNode{pod.Spec.NodeName, n.name}], func(block netip.Prefix) bool {
@@ -82,13 +92,13 @@ func distrust(pod *corev1.Pod, n network, c claim, known facts) string {
 }
 
 // outclaimed tells whether one of the claimants of an address stands in the
-// way of pod. A claimant on another node does not: it fails for its node's
-// blocks. A pod that is going away yields to one that is not: its sandbox, and
+// way of pod. A claimant on another node does not, unless anywhere is set: it
+// fails for its node's blocks, if the Network has blocks. A pod that is going away yields to one that is not: its sandbox, and
 // with it the address, may be gone before the pod object is.
-func outclaimed(pod *corev1.Pod, claimants []corev1.Pod) bool {
+func outclaimed(pod *corev1.Pod, claimants []corev1.Pod, anywhere bool) bool {
 	for i := range claimants {
 		other := &claimants[i]
-		if other.UID == pod.UID || other.Spec.NodeName != pod.Spec.NodeName {
+		if other.UID == pod.UID || !anywhere && other.Spec.NodeName != pod.Spec.NodeName {
 			continue
 		}
 		if other.DeletionTimestamp == nil || pod.DeletionTimestamp != nil {

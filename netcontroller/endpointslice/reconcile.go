@@ -168,7 +168,8 @@ func (r *reconciler) listSlices(ctx context.Context, svc client.ObjectKey) ([]*d
 
 // gather reads from the cache what publish needs to know.
 func (r *reconciler) gather(ctx context.Context, names []string, pods []*corev1.Pod) (facts, error) {
-	known := facts{
+	var known facts
+	known = facts{
 		networks: map[string]network{},
 		blocks:   map[onNode][]netip.Prefix{},
 		fixed:    map[types.UID][]claim{},
@@ -180,7 +181,8 @@ func (r *reconciler) gather(ctx context.Context, names []string, pods []*corev1.
 				log.FromContext(ctx).Error(err, "Cannot list the claimants of an address, so it is withheld", "address", c.addr)
 				return true
 			}
-			return outclaimed(pod, rivals.Items)
+			n, ok := known.networks[c.network]
+			return outclaimed(pod, rivals.Items, ok && n.plan == nil)
 		},
 	}
 	if err := r.gatherNetworks(ctx, names, &known); err != nil {

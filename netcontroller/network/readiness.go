@@ -4,6 +4,7 @@
 package network
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -54,14 +55,18 @@ func Evaluate(f *Facts) v1alpha1.NetworkStatus {
 		Nodes:              CountNodes(f.Network.Spec.PhysicalNet, f.Network.Name, f.Nodes),
 		Addresses:          v1alpha1.AddressCounts{Used: used(f)},
 	}
-	if planErr == nil {
+	if f.Network.Spec.Delegated() && errors.Is(planErr, addressing.ErrNoSubnet) {
+		// The plugin has addresses of its own, and counts them.
+		planErr, status.Addresses = nil, v1alpha1.AddressCounts{}
+	}
+	if plan != nil {
 		status.Addresses.Capacity = plan.TotalCapacity()
 		status.Addresses.Claimed = claimed(plan, f.Network, f.Blocks)
 	}
 	ready := readiness(f, plan, planErr, status.Nodes)
 	ready.ObservedGeneration = f.Network.Generation
 	status.Conditions = append(status.Conditions, ready)
-	if planErr == nil {
+	if plan != nil {
 		for _, condition := range []metav1.Condition{
 			tightness(f, plan, status.Nodes),
 			availability(f.Network.Status.Conditions, status.Addresses),
@@ -124,6 +129,14 @@ func readyMessage(f *Facts, nodes v1alpha1.NodeCounts) string {
 // unsupported says why this release cannot run the spec, or nothing.
 func unsupported(spec *v1alpha1.NetworkSpec) string {
 	switch {
+	case spec.Delegated() && spec.VLAN != 0:
+		return fmt.Sprintf("vlan %d: a plugin that is not built in, such as %q, tags by itself: write it into pluginConfig", spec.VLAN, spec.Plugin)
+	case spec.Delegated() && spec.ConflictDetection == v1alpha1.ConflictDetectionProbe:
+		return fmt.Sprintf("conflictDetection Probe: a plugin that is not built in, such as %q, cannot wait for it", spec.Plugin)
+	case spec.Delegated() && spec.Subnet == "" && (len(spec.Routes) > 0 || spec.Gateway != ""):
+		return fmt.Sprintf("routes and gateway: of a Network without subnet they are plugin %q's: write them into pluginConfig", spec.Plugin)
+	case spec.Delegated():
+		return ""
 	case spec.Plugin != v1alpha1.PluginMacvlan && spec.Plugin != v1alpha1.PluginBridge:
 		return fmt.Sprintf("plugin %q: this release runs macvlan and bridge", spec.Plugin)
 	case spec.VLAN != 0:
@@ -137,6 +150,9 @@ func unsupported(spec *v1alpha1.NetworkSpec) string {
 // a mistake never takes down what has been working.
 func overlap(network *v1alpha1.Network, plan *addressing.Plan, siblings []v1alpha1.Network) string {
 	var holder *v1alpha1.Network
+	if plan == nil {
+		return "" // the plugin's own addresses
+	}
 	for i := range siblings {
 		other := &siblings[i]
 		if other.Spec.VLAN != network.Spec.VLAN || other.Spec.PhysicalNet != network.Spec.PhysicalNet || !precedes(other, network) {

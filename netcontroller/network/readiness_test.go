@@ -132,9 +132,29 @@ func TestReadiness(t *testing.T) {
 			facts: facts(aNetwork("management", func(n *v1alpha1.Network) { n.Spec.Plugin = "vxlan" })),
 			want:  verdict{"False", "UnsupportedPlugin", `plugin "vxlan": this release runs macvlan and bridge`},
 		},
-		"a delegate without a subnet is not called invalid": {
+		"a delegate with our addresses": {
+			facts: facts(aNetwork("management", func(n *v1alpha1.Network) { n.Spec.Plugin = "ptp" })),
+			want:  verdict{"True", "Ready", "pods may be placed on it"},
+		},
+		"a delegate with its own": {
 			facts: facts(aNetwork("management", subnet(""), func(n *v1alpha1.Network) { n.Spec.Plugin = "canal" })),
-			want:  verdict{"False", "UnsupportedPlugin", `plugin "canal": this release runs macvlan and bridge`},
+			want:  verdict{"True", "Ready", "pods may be placed on it"},
+		},
+		"a delegate that is asked for what only built-in kinds can": {
+			facts: facts(aNetwork("management", func(n *v1alpha1.Network) { n.Spec.Plugin, n.Spec.VLAN = "canal", 5 })),
+			want:  verdict{"False", "UnsupportedPlugin", `vlan 5: a plugin that is not built in, such as "canal", tags by itself: write it into pluginConfig`},
+		},
+		"a delegate whose addresses cannot be probed": {
+			facts: facts(aNetwork("management", func(n *v1alpha1.Network) {
+				n.Spec.Plugin, n.Spec.ConflictDetection = "canal", v1alpha1.ConflictDetectionProbe
+			})),
+			want: verdict{"False", "UnsupportedPlugin", `conflictDetection Probe: a plugin that is not built in, such as "canal", cannot wait for it`},
+		},
+		"a delegate with its own addresses and our routes": {
+			facts: facts(aNetwork("management", subnet(""), func(n *v1alpha1.Network) {
+				n.Spec.Plugin, n.Spec.Routes = "canal", []v1alpha1.Route{{To: "10.0.0.0/8"}}
+			})),
+			want: verdict{"False", "UnsupportedPlugin", `routes and gateway: of a Network without subnet they are plugin "canal"'s: write them into pluginConfig`},
 		},
 		"a vlan tag": {
 			facts: facts(aNetwork("management", func(n *v1alpha1.Network) { n.Spec.VLAN = 100 })),

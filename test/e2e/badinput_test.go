@@ -71,8 +71,8 @@ func TestNetworksThatCannotBe(t *testing.T) {
 		},
 		{
 			"e2e-plugin", v1alpha1.NetworkSpec{PhysicalNet: physManagement, Plugin: "Flannel"},
-			metav1.ConditionFalse, v1alpha1.ReasonUnsupportedPlugin, []string{`"Flannel"`},
-			`network "e2e-plugin" is not ready: UnsupportedPlugin`,
+			metav1.ConditionTrue, v1alpha1.ReasonReady, []string{v1alpha1.ReasonPluginNotInstalled, `no CNI configuration of a network or plugin "Flannel"`},
+			`node(s) refused network "e2e-plugin": PluginNotInstalled`,
 		},
 	}
 	for _, tt := range tests {

@@ -21,6 +21,7 @@ import (
 	"github.com/netplane/netplane/api/podnetworks"
 	"github.com/netplane/netplane/api/v1alpha1"
 	"github.com/netplane/netplane/cni/attach"
+	"github.com/netplane/netplane/cni/delegate"
 	"github.com/netplane/netplane/cni/ipam"
 	"github.com/netplane/netplane/cni/link"
 	"github.com/netplane/netplane/cni/wire"
@@ -37,9 +38,11 @@ type agent struct {
 
 	networks map[string]*v1alpha1.Network
 	bridged  bool
-	services []netip.Prefix
-	podNotes map[string]map[string]string
-	claims   []*v1alpha1.IPClaim
+	// delegates may be nil: then only built-in plugins run.
+	delegates *delegate.Library
+	services  []netip.Prefix
+	podNotes  map[string]map[string]string
+	claims    []*v1alpha1.IPClaim
 
 	mu       sync.Mutex
 	reported map[string][]podnetworks.Attachment
@@ -119,6 +122,9 @@ func newAgent(t *testing.T, node *space, networks ...*v1alpha1.Network) *agent {
 	for i, n := range networks {
 		a.networks[n.Name] = n
 		a.bridged = a.bridged || n.Spec.Plugin == v1alpha1.PluginBridge
+		if n.Spec.Subnet == "" {
+			continue
+		}
 		plan, err := addressing.NewPlan(n.Name, &n.Spec)
 		must(t, err)
 		var blocks []ipam.Block
@@ -136,11 +142,15 @@ func (a *agent) socket() string { return attach.Config{StateDir: a.state}.Socket
 // start makes a new server, as an agent that starts does.
 func (a *agent) start(t *testing.T) {
 	t.Helper()
-	server, err := attach.NewServer(attach.Config{StateDir: a.state}, attach.Deps{
+	deps := attach.Deps{
 		Networks: a, Namespaces: a, Pods: a, Claims: a, Addresses: a.ipam, PodLinks: a.links, HostLinks: a.links, Prober: a.links, Taken: a, Reporter: a,
 		Topology:     func() attach.Topology { return a },
 		ServiceCIDRs: func() []netip.Prefix { return a.services },
-	})
+	}
+	if a.delegates != nil {
+		deps.Delegates, deps.Foreign = a.delegates, a.links
+	}
+	server, err := attach.NewServer(attach.Config{StateDir: a.state}, deps)
 	must(t, err)
 	must(t, server.ReplaySpool(t.Context()))
 	ctx, cancel := context.WithCancel(context.Background())

@@ -49,6 +49,8 @@ type host struct {
 	conf string
 	cni  *libcni.CNIConfig
 	list *libcni.NetworkConfigList
+
+	installer *install.Installer
 }
 
 // The cluster's network: a plugin that notes what it is asked and does nothing.
@@ -81,6 +83,7 @@ func newHost(t *testing.T, networks ...*v1alpha1.Network) *host {
 		SpoolDir: filepath.Join(h.state, "spool"), Journal: filepath.Join(h.state, "addresses.journal"),
 	})
 	must(t, err)
+	h.installer = installer
 	must(t, installer.Sync(t.Context()))
 	h.cni = libcni.NewCNIConfig([]string{h.bin}, nil)
 	h.list, err = libcni.NetworkConfFromFile(filepath.Join(h.conf, install.ConfName))
