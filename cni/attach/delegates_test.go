@@ -34,7 +34,7 @@ func newDelegateWorld(t *testing.T, conf string) *world {
 	w.networks["routed"] = ready("routed", "ptp", "10.40.0.0/16", "fd00:10:40::/64")
 	w.networks["overlay"] = ready("overlay", "Flannel", "", "")
 	w.networks["missing"] = ready("missing", "calico", "", "")
-	w.Server.deps.Delegates, w.Server.deps.Foreign = library(conf), w.links
+	w.deps.Delegates, w.deps.Foreign = library(conf), w.links
 	return w
 }
 
@@ -152,7 +152,7 @@ func TestRequestsThatNoDelegateCanServe(t *testing.T) {
 	})
 	t.Run("an agent without delegates", func(t *testing.T) {
 		w := newDelegateWorld(t, plainConf)
-		w.Server.deps.Delegates = nil
+		w.deps.Delegates = nil
 		_, _, err := w.prepared(t, "c1", "overlay")
 		if err == nil || !strings.Contains(err.Error(), `runs no plugin "Flannel"`) {
 			t.Error(err)
