@@ -105,6 +105,8 @@ const (
 	ReasonInvalidMap = "InvalidMap"
 	// ReasonInterfaceUp: the NIC is there and up.
 	ReasonInterfaceUp = "InterfaceUp"
+	// ReasonInterfaceInPod: pods have the NICs for themselves (plugin host-device).
+	ReasonInterfaceInPod = "InterfaceInPod"
 	// ReasonInterfaceDown: the NIC is there, but down or without carrier.
 	ReasonInterfaceDown = "InterfaceDown"
 	// ReasonInterfaceNotFound: the mapping names a NIC that the node lacks.
@@ -126,10 +128,10 @@ const (
 // (NodeNetwork status.refused).
 const (
 	// ReasonPluginConflict: a NIC cannot be a macvlan parent and a bridge port
-	// at once; an older Network decided.
+	// at once, nor be shared and a pod's alone; an older Network decided.
 	ReasonPluginConflict = "PluginConflict"
 	// ReasonHostInterface: the NIC carries the host's addresses or default
-	// route, so it is never enslaved to a bridge.
+	// route, so it is never enslaved to a bridge, nor moved into a pod.
 	ReasonHostInterface = "HostInterface"
 	// ReasonMTUExceedsInterface: spec.mtu is larger than the NIC's.
 	ReasonMTUExceedsInterface = "MTUExceedsInterface"

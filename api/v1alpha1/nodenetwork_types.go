@@ -41,6 +41,7 @@ type NodeInterfaceStatus struct {
 	// +optional
 	// +listType=atomic
 	Addresses []string `json:"addresses,omitempty"`
+	// state is absent while the NIC is inside a pod, where the node cannot see it.
 	// +optional
 	State OperState `json:"state,omitempty"`
 	// inUse is true while the NIC itself is inside a pod.
@@ -57,10 +58,16 @@ type NodePhysicalNetwork struct {
 	// +optional
 	// +listType=atomic
 	Interfaces []string `json:"interfaces,omitempty"`
-	// ready: at least one of the interfaces exists and is up.
+	// exclusive are those of interfaces that pods may have for themselves
+	// (plugin host-device), the ones that they have included. Other Networks use
+	// none of these.
+	// +optional
+	// +listType=atomic
+	Exclusive []string `json:"exclusive,omitempty"`
+	// ready: at least one of the interfaces exists and is up, or is inside a pod.
 	// +optional
 	Ready bool `json:"ready"`
-	// reason is InterfaceUp, InterfaceDown or InterfaceNotFound.
+	// reason is InterfaceUp, InterfaceInPod, InterfaceDown or InterfaceNotFound.
 	// +optional
 	Reason string `json:"reason,omitempty"`
 }
@@ -71,8 +78,8 @@ type RefusedNetwork struct {
 	// network is the Network's name.
 	// +required
 	Network string `json:"network"`
-	// reason is PluginConflict, HostInterface, MTUExceedsInterface,
-	// PluginUnavailable or PluginNotInstalled.
+	// reason is PluginConflict, HostInterface, InterfaceDown,
+	// MTUExceedsInterface, PluginUnavailable or PluginNotInstalled.
 	// +required
 	Reason string `json:"reason"`
 	// +optional

@@ -17,6 +17,7 @@ import (
 
 	"github.com/netplane/netplane/api/v1alpha1"
 	"github.com/netplane/netplane/cni/ipam"
+	"github.com/netplane/netplane/cni/link"
 )
 
 // The parts of the agent declare what they need; these are the caches and the
@@ -87,6 +88,13 @@ func (h held) Held() []v1alpha1.HeldAddresses {
 }
 
 func (h held) Conflicts() []v1alpha1.BlockConflict { return h.manager.Conflicts() }
+
+// onLinks implements inventory.Pods: the server, which is made after the inventory.
+type onLinks struct{ *agent }
+
+func (o onLinks) NICsInPods() []link.Device { return o.server.NICsInPods() }
+
+func (o onLinks) Parents() []string { return o.server.Parents() }
 
 // taken implements attach.Taken.
 type taken struct{ recorder events.EventRecorder }

@@ -114,7 +114,10 @@ func (a *agent) makeParts(opts *options) (err error) {
 	a.held = held{manager: a.addresses, pods: newLivingPods(clock.RealClock{}, func() { a.inventory.NotifyHeld() })}
 	a.inventory, err = inventory.New(
 		inventory.Config{NodeName: opts.nodeName, MapFile: opts.mapFile, CNIDirs: []string{opts.cniConfDir, opts.cniBinDir}},
-		inventory.Deps{Links: a.devices, Bridges: a.links, Held: a.held, Delegates: opts.delegates(), Client: a.mgr.GetClient(), Clock: clock.RealClock{}})
+		inventory.Deps{
+			Links: a.devices, Bridges: a.links, Held: a.held, Pods: onLinks{a}, Delegates: opts.delegates(),
+			Client: a.mgr.GetClient(), Clock: clock.RealClock{},
+		})
 	if err != nil {
 		return fmt.Errorf("making the inventory: %w", err)
 	}
@@ -138,6 +141,8 @@ func (a *agent) makeServer(opts *options) (err error) {
 		Addresses:    a.addresses,
 		PodLinks:     a.links,
 		HostLinks:    a.links,
+		NICs:         a.links,
+		NICsChanged:  a.inventory.Notify,
 		Prober:       a.links,
 		Delegates:    opts.delegates(),
 		Foreign:      a.links,

@@ -19,6 +19,7 @@ import (
 	"github.com/netplane/netplane/api/v1alpha1"
 	"github.com/netplane/netplane/cni/delegate"
 	"github.com/netplane/netplane/cni/ipam"
+	"github.com/netplane/netplane/cni/link"
 	"github.com/netplane/netplane/cni/wire"
 )
 
@@ -31,6 +32,8 @@ type wanted struct {
 	nic     string
 	bridged bool
 	mtu     int
+	// exclusive is the NIC itself, if the pod gets it whole.
+	exclusive *link.NIC
 	// fixed is the address that an IPClaim gives the pod, if it asks for one.
 	fixed netip.Addr
 	lease ipam.Lease
@@ -74,9 +77,12 @@ func (s *Server) admit(sandbox *wire.Sandbox, annotation string) ([]wanted, erro
 		if err := s.checkNamespace(network, sandbox.PodNamespace); err != nil {
 			return nil, err
 		}
-		if network.Spec.Delegated() {
+		switch {
+		case network.Spec.Delegated():
 			err = s.findDelegate(&w, topology)
-		} else {
+		case takesNIC(network):
+			err = s.takeNIC(&w, topology, sandbox.ContainerID)
+		default:
 			err = w.chooseNIC(topology, s.deps.HostLinks.MTU)
 		}
 		if err != nil {
@@ -110,8 +116,8 @@ func (w *wanted) checkNetwork() error {
 		return retry("network %q is not ready: netplane-controller has not looked at its present spec yet", n.Name)
 	case ready.Status != metav1.ConditionTrue:
 		return retry("network %q is not ready: %s: %s", n.Name, ready.Reason, ready.Message)
-	case !n.Spec.Delegated() && n.Spec.Plugin != v1alpha1.PluginMacvlan && n.Spec.Plugin != v1alpha1.PluginBridge || n.Spec.VLAN != 0:
-		return invalid("network %q: this release makes interfaces of the plugins macvlan and bridge, without vlan", n.Name)
+	case !n.Spec.Delegated() && n.Spec.Plugin != v1alpha1.PluginMacvlan && n.Spec.Plugin != v1alpha1.PluginBridge && !takesNIC(n) || n.Spec.VLAN != 0:
+		return invalid("network %q: this release makes interfaces of the plugins macvlan, bridge and host-device, without vlan", n.Name)
 	}
 	plan, err := addressing.NewPlan(n.Name, &n.Spec)
 	if n.Spec.Delegated() && errors.Is(err, addressing.ErrNoSubnet) {

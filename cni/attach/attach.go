@@ -25,10 +25,16 @@ import (
 const undoTimeout = 20 * time.Second
 
 // prepare checks the pod's right and reserves its addresses: all or none.
-func (s *Server) prepare(ctx context.Context, sandbox *wire.Sandbox, annotation string) ([]wanted, error) {
+func (s *Server) prepare(ctx context.Context, sandbox *wire.Sandbox, annotation string) (_ []wanted, err error) {
 	if _, ok := s.sandbox(sandbox.ContainerID); ok {
 		return nil, retry("sandbox %s has its networks already; DEL must come before another ADD", sandbox.ContainerID)
 	}
+	prepared := false
+	defer func() {
+		if !prepared {
+			s.nics.drop(sandbox.ContainerID)
+		}
+	}()
 	all, err := s.admit(sandbox, annotation)
 	if err != nil {
 		return nil, err
@@ -58,6 +64,7 @@ func (s *Server) prepare(ctx context.Context, sandbox *wire.Sandbox, annotation 
 	if err != nil {
 		return nil, s.release(ctx, sandbox, err)
 	}
+	prepared = true
 	return all, nil
 }
 
@@ -87,6 +94,7 @@ func (s *Server) reserve(ctx context.Context, all []wanted, asks []ipam.Ask) err
 func (s *Server) release(ctx context.Context, sandbox *wire.Sandbox, cause error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 	defer cancel()
+	s.nics.drop(sandbox.ContainerID)
 	return errors.Join(cause, s.deps.Addresses.Release(ctx, sandbox.ContainerID))
 }
 
@@ -104,6 +112,8 @@ func (s *Server) commit(ctx context.Context, sandbox *wire.Sandbox, all []wanted
 	if err := s.remember(planned); err != nil {
 		return nil, nil, s.release(ctx, sandbox, err)
 	}
+	s.nics.drop(sandbox.ContainerID)
+	s.tellNICs(planned)
 	made, err := s.make(ctx, planned)
 	var raw json.RawMessage
 	if err == nil {
@@ -116,6 +126,9 @@ func (s *Server) commit(ctx context.Context, sandbox *wire.Sandbox, all []wanted
 	}
 	if err != nil {
 		undo := *planned
+		if made < len(planned.Interfaces) && planned.Interfaces[made].NIC != nil {
+			made++ // to look once more for a NIC: it must come back
+		}
 		undo.Interfaces = planned.Interfaces[:made]
 		return nil, nil, errors.Join(err, s.undo(ctx, &undo))
 	}
@@ -287,10 +300,12 @@ var (
 	_ HostLinks = (*link.Links)(nil)
 	_ Prober    = (*link.Links)(nil)
 	_ Foreign   = (*link.Links)(nil)
+	_ NICs      = (*link.Links)(nil)
 	_ PodLinks  = (*link.Fake)(nil)
 	_ HostLinks = (*link.Fake)(nil)
 	_ Prober    = (*link.Fake)(nil)
 	_ Foreign   = (*link.Fake)(nil)
+	_ NICs      = (*link.Fake)(nil)
 	_ Addresses = (*ipam.Manager)(nil)
 	_ Delegates = (*delegate.Library)(nil)
 )

@@ -55,6 +55,9 @@ type Topology interface {
 	Refusal(network string) (reason, message string, refused bool)
 	// BridgeMode says that macvlans are made on the NIC's bridge.
 	BridgeMode(nic string) bool
+	// Exclusive are the NICs that pods may have for themselves, those first that
+	// are to be taken first; those inside pods are among them.
+	Exclusive(physicalNet string) []link.Device
 }
 
 // Addresses reserves and releases addresses of Networks.
@@ -122,7 +125,7 @@ func (c Config) Spool() wire.Spool { return wire.Spool(filepath.Join(c.StateDir,
 func (c Config) Sandboxes() string { return filepath.Join(c.StateDir, "sandboxes") }
 
 // Deps are the parts of the agent that the server works with. All are
-// required but Delegates, NetNSExists and Clock.
+// required but Delegates, NICsChanged, NetNSExists and Clock.
 type Deps struct {
 	Networks   Networks
 	Namespaces Namespaces
@@ -131,6 +134,7 @@ type Deps struct {
 	Addresses  Addresses
 	PodLinks   PodLinks
 	HostLinks  HostLinks
+	NICs       NICs
 	Prober     Prober
 	Taken      Taken
 	Reporter   Reporter
@@ -142,6 +146,9 @@ type Deps struct {
 	Topology func() Topology
 	// ServiceCIDRs returns the ranges of ClusterIPs.
 	ServiceCIDRs func() []netip.Prefix
+	// NICsChanged is called when a NIC went into a pod or came back. It must not
+	// block.
+	NICsChanged func()
 	// NetNSExists says whether a path leads to a network namespace; nil is link.Exists.
 	NetNSExists func(path string) bool
 	// Clock is for tests; nil is the real one.
@@ -154,7 +161,7 @@ func (d *Deps) validate() error {
 		missing bool
 	}{
 		{"Networks", d.Networks == nil}, {"Namespaces", d.Namespaces == nil}, {"Pods", d.Pods == nil}, {"Claims", d.Claims == nil},
-		{"Addresses", d.Addresses == nil}, {"PodLinks", d.PodLinks == nil}, {"HostLinks", d.HostLinks == nil},
+		{"Addresses", d.Addresses == nil}, {"PodLinks", d.PodLinks == nil}, {"HostLinks", d.HostLinks == nil}, {"NICs", d.NICs == nil},
 		{"Foreign", d.Delegates != nil && d.Foreign == nil},
 		{"Prober", d.Prober == nil}, {"Taken", d.Taken == nil}, {"Reporter", d.Reporter == nil}, {"Topology", d.Topology == nil}, {"ServiceCIDRs", d.ServiceCIDRs == nil},
 	} {

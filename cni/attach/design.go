@@ -4,6 +4,7 @@
 package attach
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 
@@ -34,6 +35,9 @@ func (w *wanted) design(c *circumstances) link.Interface {
 	}
 	if out.MAC == "" {
 		out.MAC = w.plan.MAC(w.lease.Address).String()
+	}
+	if w.exclusive != nil {
+		out.Kind, out.NIC, out.MAC = link.KindHostDevice, w.exclusive, cmp.Or(w.request.MAC, w.exclusive.MAC)
 	}
 	if w.network.Spec.Plugin == v1alpha1.PluginBridge {
 		out.Kind, out.HostEnd = link.KindVeth, link.HostEndName(c.containerID, w.request.IfName)

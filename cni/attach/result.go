@@ -26,7 +26,11 @@ func result(netns string, all []wanted, interfaces []link.Interface) (json.RawMe
 			out.Interfaces = append(out.Interfaces, &current.Interface{Name: iface.HostEnd, Mtu: iface.MTU})
 		}
 		index := len(out.Interfaces)
-		out.Interfaces = append(out.Interfaces, &current.Interface{Name: iface.Name, Mac: iface.MAC, Mtu: iface.MTU, Sandbox: netns})
+		entry := &current.Interface{Name: iface.Name, Mac: iface.MAC, Mtu: iface.MTU, Sandbox: netns}
+		if iface.NIC != nil {
+			entry.PciID = iface.NIC.Hardware.PCIAddress
+		}
+		out.Interfaces = append(out.Interfaces, entry)
 		gateway, gateway6 := all[i].plan.Gateway()
 		for _, address := range iface.Addresses {
 			ip := &current.IPConfig{Interface: current.Int(index), Address: ipNet(address)}
@@ -71,6 +75,9 @@ func attachments(all []wanted, interfaces []link.Interface) []podnetworks.Attach
 		entry := podnetworks.Attachment{
 			Name: all[i].network.Name, Interface: iface.Name, MAC: iface.MAC, MTU: iface.MTU, Default: all[i].primary(),
 		}
+		if iface.NIC != nil {
+			entry.DeviceInfo = deviceInfo(iface.NIC)
+		}
 		for _, address := range iface.Addresses {
 			entry.IPs = append(entry.IPs, address.Addr().String())
 		}
@@ -88,6 +95,21 @@ func attachments(all []wanted, interfaces []link.Interface) []podnetworks.Attach
 		out = append(out, entry)
 	}
 	return out
+}
+
+// deviceInfo tells which device a whole NIC is (NPWG device information
+// specification v1.1.0, 3); nil for one that is on no PCI bus.
+func deviceInfo(nic *link.NIC) json.RawMessage {
+	if nic.Hardware.PCIAddress == "" {
+		return nil
+	}
+	raw, err := json.Marshal(map[string]any{
+		"type": "pci", "version": "1.1.0", "pci": map[string]string{"pci-address": nic.Hardware.PCIAddress},
+	})
+	if err != nil {
+		return nil // cannot be: strings only
+	}
+	return raw
 }
 
 // defaultAttachments are the entries of the cluster's default network, one for

@@ -30,6 +30,9 @@ type Server struct {
 	loaded    bool
 	sandboxes map[string]*Sandbox // by container ID; the values do not change
 
+	// nics is held while a pod is given one.
+	nics takenNICs
+
 	// paths is held while the host's side of eth0 pods changes.
 	paths   sync.Mutex
 	masking string // the rules in force, rendered
@@ -52,6 +55,7 @@ func NewServer(config Config, deps Deps) (*Server, error) {
 	return &Server{
 		config: config, deps: deps, records: Sandboxes(config.Sandboxes()),
 		busy:      keyedMutex{holders: map[string]*holder{}},
+		nics:      takenNICs{by: map[string]string{}},
 		sandboxes: map[string]*Sandbox{},
 	}, nil
 }
@@ -170,8 +174,12 @@ func (s *Server) forget(containerID string) error {
 		return err
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	sandbox, known := s.sandboxes[containerID]
 	delete(s.sandboxes, containerID)
+	s.mu.Unlock()
+	if known {
+		s.tellNICs(sandbox)
+	}
 	return nil
 }
 
@@ -189,6 +197,9 @@ func (s *Server) collect(ctx context.Context) {
 		case <-ticker.C():
 		}
 		missing = s.collectOnce(ctx, missing)
+		if err := s.deps.NICs.Mend(ctx); err != nil {
+			klog.FromContext(ctx).Error(err, "A NIC that came back from a pod waits for its name")
+		}
 		if err := s.remask(ctx); err != nil {
 			klog.FromContext(ctx).Error(err, "Pods with a Network on eth0 cannot reach Services")
 		}

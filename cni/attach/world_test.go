@@ -33,6 +33,7 @@ type world struct {
 	refused    map[string]string
 	parents    []string
 	bridged    map[string]bool
+	exclusive  []string
 	gone       map[string]bool // namespaces of pods
 	claims     []*v1alpha1.IPClaim
 	events     []string
@@ -69,6 +70,14 @@ func (w *world) Refusal(network string) (reason, message string, refused bool) {
 }
 
 func (w *world) BridgeMode(nic string) bool { return w.bridged[nic] }
+
+func (w *world) Exclusive(string) []link.Device {
+	var out []link.Device
+	for _, name := range w.exclusive {
+		out = append(out, link.Device{Name: name, Sysfs: link.Hardware{PCIAddress: "0000:3b:00." + name[len(name)-1:]}})
+	}
+	return out
+}
 
 func (w *world) Attached(_ types.NamespacedName, _ types.UID, sandboxID string, a []podnetworks.Attachment) {
 	w.mu.Lock()
@@ -181,6 +190,7 @@ func (w *world) open(t *testing.T, state string) {
 	t.Helper()
 	server, err := NewServer(Config{StateDir: state}, Deps{
 		Networks: w, Namespaces: w, Pods: w, Claims: w, Addresses: w, PodLinks: w.links, HostLinks: w.links,
+		NICs:   w.links,
 		Prober: w.links, Taken: w, Reporter: w,
 		Topology:     func() Topology { return w },
 		ServiceCIDRs: func() []netip.Prefix { return []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")} },

@@ -77,6 +77,8 @@ type Deps struct {
 	Held    HeldSource
 	// Delegates may be nil: then no Network is refused for its plugin.
 	Delegates Delegates
+	// Pods may be nil: then no pod has anything of the host's links.
+	Pods Pods
 	// Client reads Node, NodeNetwork, PhysicalNetworks and Networks (from
 	// caches) and writes the NodeNetwork.
 	Client client.Client
@@ -258,6 +260,9 @@ func (i *Inventory) refresh(ctx context.Context) error {
 	}
 	in.PhysicalNetworks, in.Networks, in.Devices = physical.Items, networks.Items, devices
 	in.NotInstalled = i.notInstalled(networks.Items)
+	if i.deps.Pods != nil {
+		in.InPods, in.Parents = i.deps.Pods.NICsInPods(), i.deps.Pods.Parents()
+	}
 	in.Map = i.readMap(ctx)
 	next := Resolve(&in)
 	i.logChange(ctx, next)

@@ -47,7 +47,7 @@ func resolveModes(s *Snapshot, in *Input, devices map[string]*link.Device) {
 	slices.Sort(s.lost)
 	for i := range networks {
 		n := &networks[i]
-		if !builtIn(n) || len(s.parents[n.Spec.PhysicalNet]) == 0 {
+		if _, refused := s.refused[n.Name]; refused || !builtIn(n) || len(s.parents[n.Spec.PhysicalNet]) == 0 {
 			continue
 		}
 		if r := refuse(n, s.parents[n.Spec.PhysicalNet], uses, in.Unavailable); r.reason != "" {

@@ -28,6 +28,10 @@ type Input struct {
 	Networks         []v1alpha1.Network
 	// Devices are all links of the host's namespace.
 	Devices []link.Device
+	// InPods are the NICs that pods have for themselves, Parents the links of
+	// the host that pods' interfaces stand on.
+	InPods  []link.Device
+	Parents []string
 	// Unavailable are link kinds that the kernel cannot make.
 	Unavailable map[string]bool
 	// NotInstalled are Networks whose plugin is not built in and that the node
@@ -39,22 +43,26 @@ type Input struct {
 // NIC works and which Networks the node refuses. It is a pure function and
 // does not depend on the order of its inputs.
 func Resolve(in *Input) *Snapshot {
+	with := *in
+	with.Devices = withPods(in.Devices, in.InPods)
+	in = &with
 	devices := make(map[string]*link.Device, len(in.Devices))
 	for i := range in.Devices {
 		devices[in.Devices[i].Name] = &in.Devices[i]
 	}
 	nics, warnings := mapping(in)
 	s := &Snapshot{
-		warnings: warnings,
-		parents:  make(map[string][]string, len(nics)),
-		bridged:  map[string]bool{},
-		refused:  map[string]v1alpha1.RefusedNetwork{},
+		warnings:  warnings,
+		parents:   make(map[string][]string, len(nics)),
+		bridged:   map[string]bool{},
+		exclusive: map[string][]*link.Device{},
+		refused:   map[string]v1alpha1.RefusedNetwork{},
 	}
 	for _, name := range slices.Sorted(maps.Keys(nics)) {
 		s.physicalNetworks = append(s.physicalNetworks, physicalStatus(name, nics[name], devices))
-		s.parents[name] = upFirst(nics[name], devices)
 	}
 	s.interfaces = interfaces(in.Devices, nics)
+	resolveExclusive(s, in, devices)
 	resolveModes(s, in, devices)
 	refuseDelegates(s, in)
 	return s
@@ -156,7 +164,9 @@ func physicalStatus(name string, nics []string, devices map[string]*link.Device)
 		case d.Up:
 			out.Ready, out.Reason = true, v1alpha1.ReasonInterfaceUp
 			return out
-		default:
+		case d.InPod:
+			out.Ready, out.Reason = true, v1alpha1.ReasonInterfaceInPod
+		case !out.Ready:
 			out.Reason = v1alpha1.ReasonInterfaceDown
 		}
 	}
@@ -188,7 +198,7 @@ func interfaces(devices []link.Device, nics map[string][]string) []v1alpha1.Node
 	}
 	var out []v1alpha1.NodeInterfaceStatus
 	for i := range devices {
-		if d := &devices[i]; isNIC(d) || named[d.Name] {
+		if d := &devices[i]; d.InPod || isNIC(d) || named[d.Name] {
 			out = append(out, interfaceStatus(d))
 		}
 	}
@@ -207,7 +217,10 @@ func interfaceStatus(d *link.Device) v1alpha1.NodeInterfaceStatus {
 		Driver:     driver(d),
 		State:      v1alpha1.OperStateDown,
 	}
-	if d.Up {
+	switch {
+	case d.InPod:
+		out.State, out.InUse = "", true
+	case d.Up:
 		out.State = v1alpha1.OperStateUp
 	}
 	for _, a := range d.Addresses {

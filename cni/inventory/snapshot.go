@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/netplane/netplane/api/v1alpha1"
+	"github.com/netplane/netplane/cni/link"
 )
 
 // Snapshot is the node's inventory at one moment. It does not change; a nil
@@ -18,18 +19,32 @@ type Snapshot struct {
 	physicalNetworks []v1alpha1.NodePhysicalNetwork
 	parents          map[string][]string
 	bridged          map[string]bool
+	exclusive        map[string][]*link.Device
 	refused          map[string]v1alpha1.RefusedNetwork
 	lost             []string
 	warnings         []string
 }
 
-// Parents returns the NICs that back a physical network and are there, those
-// that are up first. It is empty if the node does not back it.
+// Parents returns the NICs of a physical network that interfaces of pods may
+// stand on and that are there, those that are up first. It is empty if the node does not back it.
 func (s *Snapshot) Parents(physicalNet string) []string {
 	if s == nil {
 		return nil
 	}
 	return slices.Clone(s.parents[physicalNet])
+}
+
+// Exclusive returns the NICs of a physical network that pods may have for
+// themselves, the last of the mapping first; those inside pods are among them.
+func (s *Snapshot) Exclusive(physicalNet string) []link.Device {
+	if s == nil {
+		return nil
+	}
+	var out []link.Device
+	for _, nic := range slices.Backward(s.exclusive[physicalNet]) {
+		out = append(out, *nic)
+	}
+	return out
 }
 
 // Refusal says why the node cannot serve a Network although its NICs back the

@@ -58,6 +58,9 @@ type Device struct {
 	DefaultRoute bool
 	// Sysfs is what only sysfs tells.
 	Sysfs Hardware
+	// InPod: the NIC itself is inside a pod, see NIC. No list of the kernel's
+	// has it then.
+	InPod bool
 }
 
 // Devices lists the links of one network namespace and tells when they change.

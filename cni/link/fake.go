@@ -25,7 +25,7 @@ type Fake struct {
 	Hosts map[netip.Addr]string
 	// FailOn makes an operation fail when it returns an error. The operation
 	// is told as "add eth0", "delete eth0", "bridge eth1", "path nps...",
-	// "masquerade", "probe eth1 10.10.0.5".
+	// "masquerade", "probe eth1 10.10.0.5", "nic eth2".
 	FailOn func(operation string) error
 }
 
@@ -80,6 +80,13 @@ func (f *Fake) Add(_ context.Context, netns string, spec Interface) error {
 		line += " keep " + k.String()
 	}
 	f.lines[key] = line
+	if spec.NIC != nil {
+		if _, ok := f.nics[spec.NIC.Name]; !ok {
+			delete(f.lines, key)
+			return fmt.Errorf("looking for NIC %s: not found", spec.NIC.Name)
+		}
+		delete(f.nics, spec.NIC.Name)
+	}
 	if spec.HostEnd != "" {
 		f.lines["host/"+spec.HostEnd] = fmt.Sprintf("host: %s veth master %s", spec.HostEnd, spec.Parent)
 	}
@@ -95,8 +102,29 @@ func (f *Fake) Delete(_ context.Context, netns string, spec Interface) error {
 	}
 	delete(f.lines, netns+"/"+spec.Name)
 	delete(f.lines, "host/"+spec.HostEnd)
+	if spec.NIC != nil {
+		f.nics[spec.NIC.Name] = spec.NIC.MTU
+	}
 	return nil
 }
+
+// NIC describes a NIC that is in the host. Its MAC is made of its name.
+func (f *Fake) NIC(name string) (NIC, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	mtu, ok := f.nics[name]
+	if !ok {
+		return NIC{}, fmt.Errorf("looking for NIC %s: not found", name)
+	}
+	if err := f.fails("nic %s", name); err != nil {
+		return NIC{}, err
+	}
+	sum := digest(name)
+	return NIC{Name: name, Index: 7, Kind: KindDevice, MAC: "02:00:00:" + sum[:2] + ":" + sum[2:4] + ":" + sum[4:6], MTU: mtu, Up: true}, nil
+}
+
+// Mend has nothing to do: no link of the fake takes another's name.
+func (f *Fake) Mend(context.Context) error { return nil }
 
 // Check finds an interface or not; it compares nothing.
 func (f *Fake) Check(_ context.Context, netns string, spec Interface) error {

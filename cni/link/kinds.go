@@ -41,6 +41,8 @@ func makerOf(kind string) (maker, bool) {
 		return maker{create: createMacvlan}, true
 	case KindVeth:
 		return maker{create: createVeth, started: announceVeth, clean: removeHostEnd}, true
+	case KindHostDevice:
+		return maker{create: moveIn, started: announceNIC, remove: takeOut, clean: bringHome}, true
 	}
 	return maker{clean: removeHostEnd}, false
 }

@@ -17,6 +17,8 @@ const (
 	bridgePrefix  = "np-"
 	hostEndPrefix = "npv"
 	shimPrefix    = "nps"
+	// travelPrefix is of NICs on their way into a pod or back.
+	travelPrefix = "npt"
 )
 
 const hashDigits = 12
@@ -41,17 +43,19 @@ func ShimName(network, parent string) string {
 	return shimPrefix + digest(network, parent)[:hashDigits]
 }
 
-// Own says whether a link of the host was made by netplane, by its name.
+// Own says whether a link of the host was made by netplane, or is a NIC on its
+// way into a pod or back, by its name.
 func Own(name string) bool {
 	if strings.HasPrefix(name, bridgePrefix) {
 		return true
 	}
-	rest, isEnd := strings.CutPrefix(name, hostEndPrefix)
-	if !isEnd {
-		rest, isEnd = strings.CutPrefix(name, shimPrefix)
+	for _, prefix := range []string{hostEndPrefix, shimPrefix, travelPrefix} {
+		if rest, ok := strings.CutPrefix(name, prefix); ok {
+			_, err := hex.DecodeString(rest)
+			return err == nil && len(rest) == hashDigits
+		}
 	}
-	_, err := hex.DecodeString(rest)
-	return isEnd && err == nil && len(rest) == hashDigits
+	return false
 }
 
 func digest(parts ...string) string {

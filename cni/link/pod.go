@@ -185,8 +185,8 @@ func (l *Links) Check(_ context.Context, netnsPath string, spec Interface) error
 	}
 	var wrong []string
 	attrs := born.Attrs()
-	if born.Type() != spec.Kind {
-		wrong = append(wrong, fmt.Sprintf("is a %s, not a %s", born.Type(), spec.Kind))
+	if kind := spec.linkKind(); born.Type() != kind {
+		wrong = append(wrong, fmt.Sprintf("is a %s, not a %s", born.Type(), kind))
 	}
 	if attrs.HardwareAddr.String() != strings.ToLower(spec.MAC) {
 		wrong = append(wrong, fmt.Sprintf("has MAC %s, not %s", attrs.HardwareAddr, spec.MAC))

@@ -12,14 +12,17 @@ import (
 type Interface struct {
 	// Name in the pod.
 	Name string `json:"name"`
-	// Kind is KindMacvlan, or KindVeth for a port of a bridge.
+	// Kind is KindMacvlan, KindVeth for a port of a bridge, or KindHostDevice.
 	Kind string `json:"kind"`
 	// Parent is the host's device: what the macvlan stands on, or the bridge.
 	Parent string `json:"parent"`
 	// HostEnd is the name of a veth's other end.
 	HostEnd string `json:"hostEnd,omitempty"`
-	MAC     string `json:"mac"`
-	MTU     int    `json:"mtu"`
+	// NIC, of KindHostDevice, is what the interface was in the host. Its name is
+	// Parent.
+	NIC *NIC   `json:"nic,omitempty"`
+	MAC string `json:"mac"`
+	MTU int    `json:"mtu"`
 	// Addresses with the prefix length of their subnet.
 	Addresses []netip.Prefix `json:"addresses"`
 	Routes    []Route        `json:"routes,omitempty"`

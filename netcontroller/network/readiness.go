@@ -137,10 +137,10 @@ func unsupported(spec *v1alpha1.NetworkSpec) string {
 		return fmt.Sprintf("routes and gateway: of a Network without subnet they are plugin %q's: write them into pluginConfig", spec.Plugin)
 	case spec.Delegated():
 		return ""
-	case spec.Plugin != v1alpha1.PluginMacvlan && spec.Plugin != v1alpha1.PluginBridge:
-		return fmt.Sprintf("plugin %q: this release runs macvlan and bridge", spec.Plugin)
+	case spec.Plugin != v1alpha1.PluginMacvlan && spec.Plugin != v1alpha1.PluginBridge && spec.Plugin != v1alpha1.PluginHostDevice:
+		return fmt.Sprintf("plugin %q: this release runs macvlan, bridge and host-device", spec.Plugin)
 	case spec.VLAN != 0:
-		return fmt.Sprintf("vlan %d: this release runs macvlan and bridge without a VLAN tag", spec.VLAN)
+		return fmt.Sprintf("vlan %d: this release runs macvlan, bridge and host-device without a VLAN tag", spec.VLAN)
 	}
 	return ""
 }

@@ -130,7 +130,7 @@ func TestReadiness(t *testing.T) {
 		},
 		"a plugin of a later release": {
 			facts: facts(aNetwork("management", func(n *v1alpha1.Network) { n.Spec.Plugin = "vxlan" })),
-			want:  verdict{"False", "UnsupportedPlugin", `plugin "vxlan": this release runs macvlan and bridge`},
+			want:  verdict{"False", "UnsupportedPlugin", `plugin "vxlan": this release runs macvlan, bridge and host-device`},
 		},
 		"a delegate with our addresses": {
 			facts: facts(aNetwork("management", func(n *v1alpha1.Network) { n.Spec.Plugin = "ptp" })),
@@ -158,7 +158,7 @@ func TestReadiness(t *testing.T) {
 		},
 		"a vlan tag": {
 			facts: facts(aNetwork("management", func(n *v1alpha1.Network) { n.Spec.VLAN = 100 })),
-			want:  verdict{"False", "UnsupportedPlugin", "vlan 100: this release runs macvlan and bridge without a VLAN tag"},
+			want:  verdict{"False", "UnsupportedPlugin", "vlan 100: this release runs macvlan, bridge and host-device without a VLAN tag"},
 		},
 		"subnets of its own that overlap": {
 			facts: facts(aNetwork("management", func(n *v1alpha1.Network) { n.Spec.AdditionalSubnets = []v1alpha1.CIDR{"10.10.0.0/25"} })),

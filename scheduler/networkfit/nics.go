@@ -8,6 +8,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 
+	"github.com/netplane/netplane/api/podnetworks"
 	"github.com/netplane/netplane/api/v1alpha1"
 	"github.com/netplane/netplane/scheduler/capacity"
 )
@@ -21,8 +22,9 @@ import (
 // in use are the load in interfaces of these Networks. Which Networks these are
 // is looked up once for a pod that asks for one; other pods cost nothing.
 //
-// In this release no such Network becomes Ready (UnsupportedPlugin): the agents
-// cannot move NICs into pods yet.
+// Which NICs pods may have is the agent's decision (NodeNetwork
+// status.physicalNetworks[].exclusive): never one that other Networks or the
+// host use.
 
 // nicWant is what a pod asks for of the NICs of one physical network.
 type nicWant struct {
@@ -49,6 +51,13 @@ func (s *Sources) sharing(physical string) []string {
 		return nil // the index exists since NewSources
 	}
 	return names
+}
+
+// primaryNIC names a request for a NIC of the node as the pod's eth0: the node
+// itself could not reach such a pod, so that no agent gives one.
+func (n *network) primaryNIC(asked *parsed) bool {
+	primary := podnetworks.Primary(asked.requests)
+	return n.takesNIC() && primary != nil && primary.Name == n.Name
 }
 
 // nicWant is nil for a network that takes no NICs.
@@ -86,14 +95,14 @@ func (w *want) fitNICs(offer *node, load capacity.Load, pod *v1.Pod) capacity.Fi
 	return offer.backing(w.Spec.PhysicalNet).nics.Fit(w.nics.usedBy(load, pod, offer.name), w.nics.demand)
 }
 
-// countNICs counts the NICs of a physical network that can serve a pod: those
-// that are up, and those that are inside pods, of which the node cannot see the
-// state.
+// countNICs counts the NICs of a physical network that can serve a pod: of those
+// that pods may have, the ones that are up, and the ones that are inside pods, of
+// which the node cannot see the state.
 func countNICs(status *v1alpha1.NodeNetworkStatus, by *v1alpha1.NodePhysicalNetwork) capacity.NICs {
 	var count capacity.NICs
 	for i := range status.Interfaces {
 		nic := &status.Interfaces[i]
-		if (nic.State == v1alpha1.OperStateUp || nic.InUse) && slices.Contains(by.Interfaces, nic.Name) {
+		if (nic.State == v1alpha1.OperStateUp || nic.InUse) && slices.Contains(by.Exclusive, nic.Name) {
 			count++
 		}
 	}

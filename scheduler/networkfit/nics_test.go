@@ -18,16 +18,15 @@ import (
 	"github.com/netplane/netplane/scheduler/capacity"
 )
 
-// nicNetwork is a Network of whole NICs. It is Ready, as it will be as soon as
-// the agents can move NICs into pods.
+// nicNetwork is a Network of whole NICs.
 func nicNetwork(name, physical string) *network {
 	return makeNetwork(name, func(n *v1alpha1.Network) {
 		n.Spec.Plugin, n.Spec.PhysicalNet = v1alpha1.PluginHostDevice, physical
 	})
 }
 
-// nics maps NICs to phy-nics. Each is a name and its state: up, down, pod (it
-// is inside a pod) or missing.
+// nics maps NICs to phy-nics. Each is in a state: up, down, pod (it is inside a
+// pod), shared (up, and other Networks' alone) or missing.
 func nics(states ...string) *node {
 	return makeNode("n", nil, nicsOn("phy-nics", states...))
 }
@@ -36,14 +35,20 @@ func nicsOn(physical string, states ...string) func(*v1alpha1.NodeNetwork) {
 	return func(n *v1alpha1.NodeNetwork) {
 		backing := v1alpha1.NodePhysicalNetwork{Name: physical, Reason: v1alpha1.ReasonInterfaceNotFound}
 		for i, state := range states {
-			nic := v1alpha1.NodeInterfaceStatus{Name: fmt.Sprint(physical, i), State: v1alpha1.OperStateDown, InUse: state == "pod"}
+			nic := v1alpha1.NodeInterfaceStatus{Name: fmt.Sprint(physical, i), State: v1alpha1.OperStateDown}
 			backing.Interfaces = append(backing.Interfaces, nic.Name)
-			if state == "missing" {
+			switch state {
+			case "missing":
 				continue
-			}
-			if state == "up" {
+			case "up", "shared":
 				nic.State = v1alpha1.OperStateUp
 				backing.Ready = true
+			case "pod":
+				nic.State, nic.InUse = "", true
+				backing.Ready = true
+			}
+			if state != "shared" {
+				backing.Exclusive = append(backing.Exclusive, nic.Name)
 			}
 			backing.Reason = v1alpha1.ReasonInterfaceDown
 			n.Status.Interfaces = append(n.Status.Interfaces, nic)
@@ -85,6 +90,8 @@ func TestFilterCountsNICsByPhysicalNetwork(t *testing.T) {
 		"two are wanted, one of two is down":           {asked: "fast,fast", node: nics("up", "down"), want: tooFew("fast")},
 		"two are wanted, one of two is missing":        {asked: "fast,fast", node: nics("up", "missing"), want: tooFew("fast")},
 		"too few is told before full":                  {asked: "fast,other,other", node: makeNode("n", nil, nicsOn("phy-nics", "pod"), nicsOn("phy-other", "up")), there: pods(1, "fast"), want: tooFew("other")},
+		"two are wanted, one of two is for others":     {asked: "fast,fast", node: nics("shared", "up"), want: tooFew("fast")},
+		"the only one is for others":                   {asked: "fast", node: nics("shared"), want: tooFew("fast")},
 		"all are down":                                 {asked: "fast", node: nics("down", "down"), want: unresolvable(`node(s) had the NIC for network "fast" down`)},
 		"all are missing":                              {asked: "fast", node: nics("missing"), want: unresolvable(`node(s) had no NIC for network "fast"`)},
 		"one is left beside one that went down":        {asked: "fast", node: nics("pod", "down"), there: pods(1, "fast"), want: full("fast")},
@@ -118,6 +125,15 @@ func TestFilterCountsNICsByPhysicalNetwork(t *testing.T) {
 				t.Errorf("status (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+func TestAWholeNICIsNobodysEth0(t *testing.T) {
+	pl := newPlugin(t, nics("up"), nicNetwork("fast", "phy-nics"), makeBlock("fast", "n", 0))
+	_, status := pl.PreFilter(t.Context(), newCycleState(), makePod("p", "fast@net1,fast@eth0"), nil)
+	want := `network "fast" gives the pod a whole NIC, which cannot be its eth0: choose another ifname in annotation netplane.io/networks`
+	if status.Code() != fwk.UnschedulableAndUnresolvable || status.Message() != want {
+		t.Errorf("got %v, want %q", status, want)
 	}
 }
 
@@ -166,6 +182,7 @@ func TestHintsOnNICs(t *testing.T) {
 		"a second NIC comes up":                          {"nodenetworks", "fast", nics("pod", "down"), nics("pod", "up"), fwk.Queue},
 		"a NIC goes into a pod":                          {"nodenetworks", "fast", nics("up", "up"), nics("pod", "up"), fwk.QueueSkip},
 		"a NIC comes out of a pod":                       {"nodenetworks", "fast", nics("pod", "up"), nics("up", "up"), fwk.QueueSkip},
+		"a second NIC is left to pods":                   {"nodenetworks", "fast", nics("pod", "shared"), nics("pod", "up"), fwk.Queue},
 		"a NIC goes":                                     {"nodenetworks", "fast", nics("up", "up"), nics("up"), fwk.QueueSkip},
 		"a second NIC is mapped, the pod shares":         {"nodenetworks", "shared", nics("up"), nics("up", "up"), fwk.QueueSkip},
 		"a sandbox of its Network goes":                  {"nodenetworks", "fast", holding("fast", 1), holding("fast", 0), fwk.Queue},

@@ -120,7 +120,7 @@ func (n *node) lacks(net *network) lack {
 			return lack{refused, net.reasons.refused + n.refused[i].Reason}
 		}
 	}
-	// A NIC inside a pod is not up on the node, but still one that a pod has.
+	// A NIC inside a pod need not be up on the node, but is still one that a pod has.
 	if !by.ready && (!net.takesNIC() || by.nics == 0) {
 		return lack{down, net.reasons.down}
 	}

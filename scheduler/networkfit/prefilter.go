@@ -77,6 +77,9 @@ func (pl *NetworkFit) resolve(pod *v1.Pod, asked *parsed) (wants, string) {
 		if refusal := net.refuses(pod.Namespace, namespace); refusal != "" {
 			return nil, refusal
 		}
+		if net.primaryNIC(asked) {
+			return nil, fmt.Sprintf("network %q gives the pod a whole NIC, which cannot be its eth0: choose another ifname in annotation %s", request.Name, v1alpha1.AnnotationNetworks)
+		}
 		w := want{network: net, demand: capacity.Load(asked.demand).Of(request.Name), nics: pl.sources.nicWant(net, asked), anchor: anchors(asked, request.Name)}
 		if net.tight {
 			w.unclaimed = &unclaimed{}

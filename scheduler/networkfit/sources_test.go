@@ -134,6 +134,7 @@ func TestTransformsKeepWhatIsRead(t *testing.T) {
 	held := v1alpha1.HeldAddresses{Network: "data", Count: 2, PodUID: "p", Fixed: true}
 	full := makeNodeNetwork("x", append(up("data"), notReady("backup", v1alpha1.ReasonInterfaceNotFound)...), refuse("data", "r"), hold(held))
 	full.ObjectMeta = stamp
+	full.Status.PhysicalNetworks[0].Exclusive, full.Status.PhysicalNetworks[1].Exclusive = []string{"eth1"}, []string{"eth1"}
 	full.Status.Refused[0].Message = "a long text"
 	full.Status.Interfaces, full.Status.Mapped = []v1alpha1.NodeInterfaceStatus{{Name: "eth1", State: v1alpha1.OperStateUp}}, "phy-data=eth1"
 	slimNode := &node{

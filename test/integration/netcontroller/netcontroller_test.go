@@ -103,7 +103,7 @@ func testReadiness(t *testing.T, c client.Client) {
 		Spec:       v1alpha1.NetworkSpec{PhysicalNet: "rd", Plugin: v1alpha1.PluginMacvlan, Subnet: "10.1.1.0/24", VLAN: 5},
 	}
 	create(t, c, tagged)
-	awaitCondition(t, c, tagged, v1alpha1.ConditionReady, "False", v1alpha1.ReasonUnsupportedPlugin, "vlan 5", "macvlan and bridge")
+	awaitCondition(t, c, tagged, v1alpha1.ConditionReady, "False", v1alpha1.ReasonUnsupportedPlugin, "vlan 5", "without a VLAN tag")
 }
 
 func testOverlap(t *testing.T, c client.Client) {

@@ -9,13 +9,16 @@ import (
 	"github.com/netplane/netplane/api/v1alpha1"
 )
 
-// Two Networks share two NICs; the agent's and the controller's parts are
-// played here, because neither moves NICs yet.
+// Two Networks share two NICs of three; the agent's and the controller's parts
+// are played here.
 func TestPodsShareTheNICsOfAPhysicalNetwork(t *testing.T) {
 	w := newWorld(t)
 	offer := w.node("a", "phy-net1")
-	offer.Status.PhysicalNetworks[0].Interfaces = []string{"eth1", "eth2"}
-	offer.Status.Interfaces = []v1alpha1.NodeInterfaceStatus{{Name: "eth1", State: v1alpha1.OperStateUp}, {Name: "eth2", State: v1alpha1.OperStateDown}}
+	offer.Status.PhysicalNetworks[0].Interfaces = []string{"eth0", "eth1", "eth2"}
+	offer.Status.PhysicalNetworks[0].Exclusive = []string{"eth1", "eth2"}
+	offer.Status.Interfaces = []v1alpha1.NodeInterfaceStatus{
+		{Name: "eth0", State: v1alpha1.OperStateUp}, {Name: "eth1", State: v1alpha1.OperStateUp}, {Name: "eth2", State: v1alpha1.OperStateDown},
+	}
 	w.updateStatus(offer)
 	whole := func(s *v1alpha1.NetworkSpec) { s.Plugin = v1alpha1.PluginHostDevice }
 	w.block(w.network("fast", "phy-net1", "10.20.0.0/16", whole), "a", "10.20.1.0/29")
@@ -28,8 +31,8 @@ func TestPodsShareTheNICsOfAPhysicalNetwork(t *testing.T) {
 	w.awaitPending(w.pod("greedy", "fast,slow"), `1 node(s) had too few NICs for network "fast"`)
 
 	// The first NIC is inside its pod by now, and another comes up.
-	offer.Status.Interfaces[0].State, offer.Status.Interfaces[0].InUse = v1alpha1.OperStateDown, true
-	offer.Status.Interfaces[1].State = v1alpha1.OperStateUp
+	offer.Status.Interfaces[1].State, offer.Status.Interfaces[1].InUse = "", true
+	offer.Status.Interfaces[2].State = v1alpha1.OperStateUp
 	w.updateStatus(offer)
 	w.awaitBound(second)
 	third := w.pod("third", "slow")

@@ -40,6 +40,8 @@ type agent struct {
 	bridged  bool
 	// delegates may be nil: then only built-in plugins run.
 	delegates *delegate.Library
+	// exclusive are the NICs that pods may have for themselves.
+	exclusive []string
 	services  []netip.Prefix
 	podNotes  map[string]map[string]string
 	claims    []*v1alpha1.IPClaim
@@ -65,6 +67,14 @@ func (a *agent) Parents(string) []string { return []string{"eth1"} }
 func (a *agent) Refusal(string) (reason, message string, refused bool) { return "", "", false }
 
 func (a *agent) BridgeMode(string) bool { return a.bridged }
+
+func (a *agent) Exclusive(string) []link.Device {
+	var out []link.Device
+	for _, name := range a.exclusive {
+		out = append(out, link.Device{Name: name})
+	}
+	return out
+}
 
 func (a *agent) Attached(_ types.NamespacedName, _ types.UID, sandboxID string, attachments []podnetworks.Attachment) {
 	a.mu.Lock()
@@ -143,7 +153,7 @@ func (a *agent) socket() string { return attach.Config{StateDir: a.state}.Socket
 func (a *agent) start(t *testing.T) {
 	t.Helper()
 	deps := attach.Deps{
-		Networks: a, Namespaces: a, Pods: a, Claims: a, Addresses: a.ipam, PodLinks: a.links, HostLinks: a.links, Prober: a.links, Taken: a, Reporter: a,
+		Networks: a, Namespaces: a, Pods: a, Claims: a, Addresses: a.ipam, PodLinks: a.links, HostLinks: a.links, NICs: a.links, Prober: a.links, Taken: a, Reporter: a,
 		Topology:     func() attach.Topology { return a },
 		ServiceCIDRs: func() []netip.Prefix { return a.services },
 	}

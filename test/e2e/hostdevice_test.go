@@ -1,0 +1,147 @@
+// Copyright The netplane Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/netplane/netplane/api/v1alpha1"
+)
+
+// Names of what this file makes.
+const (
+	netWhole  = "e2e-whole"
+	physWhole = "phy-whole"
+)
+
+// giveNICs plugs two more NICs into a node, wired to each other, maps them to
+// physWhole, and makes a Network of whole NICs there.
+func giveNICs(t *testing.T, node string) []string {
+	t.Helper()
+	nics := []string{"eth7", "eth8"}
+	t.Cleanup(func() {
+		if _, err := onNode(context.WithoutCancel(t.Context()), node, "", "sh", "-c", "ip link del sw-whole; ip link del eth7; ip link del eth8; true"); err != nil {
+			t.Error(err)
+		}
+	})
+	mustOnNode(t, node, "sh", "-e", "-c", `
+		ip link add sw-whole type bridge
+		for i in 7 8; do
+			ip link add eth$i type veth peer name sw-port$i
+			ip link set sw-port$i master sw-whole up
+			ip link set eth$i up
+		done
+		ip link set sw-whole up`)
+	before := mustOnNode(t, node, "cat", mapFile)
+	setMap(t, node, strings.TrimRight(before, "\n")+"\n- {alias: phy-whole, ref_nic: eth7}\n- {alias: phy-whole, ref_nic: eth8}\n")
+	physical := &v1alpha1.PhysicalNetwork{}
+	physical.Name = physWhole
+	network := &v1alpha1.Network{Spec: v1alpha1.NetworkSpec{PhysicalNet: physWhole, Plugin: v1alpha1.PluginHostDevice, Subnet: "10.77.0.0/24", Subnet6: "fd00:10:77::/64"}}
+	network.Name = netWhole
+	for _, object := range []client.Object{physical, network} {
+		if err := env.client.Create(t.Context(), object); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := env.client.Delete(context.WithoutCancel(t.Context()), object); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	eventually(t, 30*time.Second, "the node to offer its NICs", func() error { return offers(t, node, nics...) })
+	return nics
+}
+
+// offers compares the NICs that a node has for pods, those inside pods marked
+// with a star.
+func offers(t *testing.T, node string, want ...string) error {
+	t.Helper()
+	nn, err := getNodeNetwork(t.Context(), node)
+	if err != nil {
+		return err
+	}
+	var got []string
+	for _, p := range nn.Status.PhysicalNetworks {
+		if p.Name != physWhole {
+			continue
+		}
+		for _, nic := range p.Exclusive {
+			for _, i := range nn.Status.Interfaces {
+				if i.Name == nic && i.InUse {
+					nic += "*"
+				}
+			}
+			got = append(got, nic)
+		}
+	}
+	if !slices.Equal(got, want) {
+		return fmt.Errorf("NodeNetwork %s offers %v, want %v", node, got, want)
+	}
+	return nil
+}
+
+// TestPodsHaveWholeNICs: as many pods run as there are NICs, the next waits and
+// says why, and runs when one ends; at last the node has its NICs back as they
+// were, although its agent was restarted in between.
+func TestPodsHaveWholeNICs(t *testing.T) {
+	node := env.node("worker2")
+	nics := giveNICs(t, node)
+	state := func() string {
+		var out strings.Builder
+		links := parseLinks(t, mustOnNode(t, node, "ip", "-j", "addr"))
+		for _, nic := range nics {
+			l, ok := links[nic]
+			fmt.Fprintf(&out, "%s there=%t mac %s mtu %d %s %v\n", nic, ok, l.Address, l.MTU, l.OperState, l.global())
+		}
+		return out.String()
+	}
+	before := state()
+	ns := namespace(t)
+	var pods []*corev1.Pod
+	for i := range nics {
+		pods = append(pods, run(t, newPod(ns, fmt.Sprint("nic", i), netWhole+"@data")))
+	}
+	for _, pod := range pods {
+		if pod.Spec.NodeName != node {
+			t.Fatalf("pod %s runs on %s", pod.Name, pod.Spec.NodeName)
+		}
+		status := attachments(t, pod)["data"]
+		if !strings.Contains(before, "mac "+status.MAC) {
+			t.Errorf("pod %s has the MAC %s, which is no NIC's of\n%s", pod.Name, status.MAC, before)
+		}
+	}
+	for _, v6 := range []bool{false, true} {
+		enter(t, pods[0]).mustReach(t, addressIn(t, pods[1], netWhole, v6), webPort, pods[1].Name)
+	}
+	third := createPod(t, newPod(ns, "third", netWhole+"@data"))
+	awaitPending(t, third, fmt.Sprintf("node(s) had no free NIC for network %q", netWhole))
+	killAgent(t, node)
+	awaitAgent(t, node)
+	eventually(t, 30*time.Second, "the new agent to tell of the NICs", func() error { return offers(t, node, "eth7*", "eth8*") })
+	if err := env.client.Delete(t.Context(), pods[0]); err != nil {
+		t.Fatal(err)
+	}
+	awaitRunning(t, third, 60*time.Second)
+	if first, now := attachments(t, pods[0])["data"].MAC, attachments(t, third)["data"].MAC; first != now {
+		t.Errorf("the third pod has the NIC %s, want %s, which went free", now, first)
+	}
+	if err := env.client.DeleteAllOf(t.Context(), &corev1.Pod{}, client.InNamespace(ns)); err != nil {
+		t.Fatal(err)
+	}
+	awaitNoPods(t.Context(), t, ns)
+	eventually(t, 30*time.Second, "the NICs to be offered again", func() error { return offers(t, node, nics...) })
+	if after := state(); after != before {
+		t.Errorf("the NICs were\n%sand are\n%s", before, after)
+	}
+}
