@@ -111,15 +111,15 @@ func TestAgentWithoutANodeIsRefused(t *testing.T) {
 		"the token of system:serviceaccount:netplane-system:netplane-agent names no node: it must be bound to a pod of the DaemonSet netplane-agent")
 }
 
-// TestAgentsTokenNamesItsNode uses a token as kubelet mounts it, bound to a
-// pod on a node, instead of impersonation.
-func TestAgentsTokenNamesItsNode(t *testing.T) {
-	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "token-node"}}
-	create(t, node)
-	pod := newPod("agent-1", func(p *corev1.Pod) {
+// tokenOf is the agent of a node with a token as kubelet mounts it, bound to a
+// pod on that node, instead of impersonation.
+func tokenOf(t *testing.T, node string) client.Client {
+	t.Helper()
+	create(t, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node}})
+	pod := newPod("agent-of-"+node, func(p *corev1.Pod) {
 		p.Namespace = v1alpha1.SystemNamespace
 		p.Spec.ServiceAccountName = "netplane-agent"
-		p.Spec.NodeName = node.Name
+		p.Spec.NodeName = node
 	})
 	create(t, pod)
 	token := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{
@@ -135,6 +135,11 @@ func TestAgentsTokenNamesItsNode(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return agent
+}
+
+func TestAgentsTokenNamesItsNode(t *testing.T) {
+	agent := tokenOf(t, "token-node")
 	for name, want := range map[string]string{
 		"token-node": "",
 		"worker2":    "NodeNetwork worker2: the agent of node token-node may write only the NodeNetwork of its own node",
@@ -142,6 +147,45 @@ func TestAgentsTokenNamesItsNode(t *testing.T) {
 		check(t, agent.Create(t.Context(), &v1alpha1.NodeNetwork{ObjectMeta: metav1.ObjectMeta{Name: name}}), want)
 	}
 	removeAfter(t, &v1alpha1.NodeNetwork{ObjectMeta: metav1.ObjectMeta{Name: "token-node"}})
+}
+
+// TestAgentAdoptsBlocksOfItsOwnNodeOnly: of a block's spec it may change
+// nodeUID, and nothing else.
+func TestAgentAdoptsBlocksOfItsOwnNodeOnly(t *testing.T) {
+	agent := tokenOf(t, "adopter")
+	network := newNetwork("adopted", nil)
+	knownNetwork(t, network)
+	own, others := newBlock(network, "10.10.0.0/26", "adopter"), newBlock(network, "10.10.0.64/26", "worker2")
+	create(t, own)
+	create(t, others)
+	const immutable = "spec is immutable but for nodeUID"
+	for _, tt := range []struct {
+		block       *v1alpha1.IPBlock
+		field, want string
+	}{
+		{own, `"nodeUID":"registered-anew"`, ""},
+		{own, `"nodeName":"worker2"`, immutable},
+		{own, `"nodeUID":"other","nodeName":"worker2"`, immutable},
+		{own, `"network":"other"`, immutable},
+		{own, `"networkUID":"other"`, immutable},
+		{own, `"cidr":"10.10.0.128/26"`, immutable},
+		{others, `"nodeUID":"registered-anew"`, "spec.nodeName is worker2, but the agent of node adopter may write only the blocks of its own node"},
+		{others, `"nodeName":"adopter"`, immutable},
+		{others, `"nodeUID":"registered-anew","nodeName":"adopter"`, immutable},
+	} {
+		t.Run(tt.block.Spec.NodeName+" "+tt.field, func(t *testing.T) {
+			target := &v1alpha1.IPBlock{ObjectMeta: metav1.ObjectMeta{Name: tt.block.Name}}
+			check(t, agent.Patch(t.Context(), target, client.RawPatch(types.MergePatchType, []byte(`{"spec":{`+tt.field+`}}`))), tt.want)
+		})
+	}
+	for block, want := range map[*v1alpha1.IPBlock]types.UID{own: "registered-anew", others: "n"} {
+		if err := env.admin.Get(t.Context(), client.ObjectKeyFromObject(block), block); err != nil {
+			t.Fatal(err)
+		}
+		if block.Spec.NodeUID != want {
+			t.Errorf("nodeUID of %s is %q, want %q", block.Name, block.Spec.NodeUID, want)
+		}
+	}
 }
 
 // TestOthersAreNotHeldToANode: the policy is about agents only.
