@@ -236,19 +236,6 @@ func (s *Server) del(ctx context.Context, sandbox *wire.Sandbox) error {
 	return s.forget(sandbox.ContainerID) // a record that could not be read
 }
 
-// check is CHECK: every interface is as it was made.
-func (s *Server) check(ctx context.Context, sandbox *wire.Sandbox) error {
-	record, ok := s.sandbox(sandbox.ContainerID)
-	if !ok {
-		return fmt.Errorf("sandbox %s was given no networks by this agent", sandbox.ContainerID)
-	}
-	var wrong []error
-	for _, iface := range record.Interfaces {
-		wrong = append(wrong, s.deps.PodLinks.Check(ctx, record.NetNS, iface))
-	}
-	return errors.Join(wrong...)
-}
-
 // gc is GC: what the runtime does not know any more goes. A sandbox in the
 // middle of its ADD is not in anybody's list yet and is left alone.
 func (s *Server) gc(ctx context.Context, valid []string) error {

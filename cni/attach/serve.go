@@ -215,7 +215,7 @@ func (ses *session) handle(ctx context.Context, request *wire.Request) (*wire.Re
 	case wire.OpDel:
 		return &wire.Response{}, ses.del(ctx, &request.Sandbox)
 	case wire.OpCheck:
-		return &wire.Response{}, ses.check(ctx, &request.Sandbox)
+		return &wire.Response{}, ses.check(ctx, &request.Sandbox, request.Previous)
 	case wire.OpGC:
 		return &wire.Response{}, ses.gc(ctx, request.Valid)
 	case wire.OpPodNetworks:

@@ -23,8 +23,11 @@ const (
 	// listName is our list's; libcni's cache keeps results by it, so the
 	// wrapped list must have another.
 	listName = "netplane"
-	// confVersion is the first with STATUS and GC.
-	confVersion = "1.1.0"
+	// confVersion is what runtimes take that do not know cniVersions, which came
+	// with 1.1.0; the others take the highest version that they know.
+	confVersion = "1.0.0"
+	// fullVersion is the first with STATUS and GC.
+	fullVersion = "1.1.0"
 	// capabilityAnnotations makes the runtime pass a pod's annotations.
 	capabilityAnnotations = "io.kubernetes.cri.pod-annotations"
 )
@@ -34,9 +37,10 @@ var errNothing = errors.New("the node has no CNI configuration of its own yet")
 
 // confList is our configuration.
 type confList struct {
-	CNIVersion string       `json:"cniVersion"`
-	Name       string       `json:"name"`
-	Plugins    []confPlugin `json:"plugins"`
+	CNIVersion  string       `json:"cniVersion"`
+	CNIVersions []string     `json:"cniVersions"`
+	Name        string       `json:"name"`
+	Plugins     []confPlugin `json:"plugins"`
 }
 
 type confPlugin struct {
@@ -122,7 +126,7 @@ func (i *Installer) around(list *libcni.NetworkConfigList) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return json.MarshalIndent(confList{CNIVersion: confVersion, Name: listName, Plugins: []confPlugin{{
+	return json.MarshalIndent(confList{CNIVersion: confVersion, CNIVersions: []string{confVersion, fullVersion}, Name: listName, Plugins: []confPlugin{{
 		Type: PluginType, Capabilities: capabilities,
 		Socket: i.config.Socket, SpoolDir: i.config.SpoolDir, Journal: i.config.Journal, Wrapped: wrapped,
 	}}}, "", "  ")

@@ -202,6 +202,11 @@ func (l *Links) Check(_ context.Context, netnsPath string, spec Interface) error
 			wrong = append(wrong, "lacks address "+prefix.String())
 		}
 	}
+	lacking, err := p.missingRoutes(born, &spec)
+	if err != nil {
+		return err
+	}
+	wrong = append(wrong, lacking...)
 	if kind, _ := makerOf(spec.Kind); kind.check != nil {
 		wrong = append(wrong, kind.check(p, born, &spec)...)
 	}

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
@@ -27,6 +28,9 @@ func add(args *skel.CmdArgs) error {
 	}
 	var result types.Result
 	if asked {
+		if err := c.exists(); err != nil {
+			return err
+		}
 		result, err = c.attach(networks)
 	} else {
 		result, err = c.cni.AddNetworkList(context.Background(), c.wrapped, c.runtime)
@@ -36,6 +40,15 @@ func add(args *skel.CmdArgs) error {
 		return err
 	}
 	return types.PrintResult(result, c.config.CNIVersion)
+}
+
+// exists looks for the pod's namespace before anything is reserved for it. The
+// code tells the runtime that there is nothing to clean up.
+func (c *command) exists() error {
+	if _, err := os.Stat(c.args.Netns); err != nil {
+		return types.NewError(types.ErrUnknownContainer, fmt.Sprintf("container %s has no network namespace: %v", c.args.ContainerID, err), "")
+	}
+	return nil
 }
 
 // attach runs the two rounds of an ADD. Whatever fails between them takes away

@@ -13,6 +13,8 @@ import (
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
+	current "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/containernetworking/cni/pkg/version"
 
 	"github.com/netplane/netplane/cni/wire"
 )
@@ -64,7 +66,8 @@ func unheard(err error) bool {
 	return errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ECONNREFUSED)
 }
 
-// check checks both parts, the default network only where it was added: libcni
+// check checks all parts: ours against what the ADD answered and against the
+// kernel, the delegates, and the default network only where it was added: libcni
 // has its result then.
 func check(args *skel.CmdArgs) error {
 	c, err := newCommand(args)
@@ -76,7 +79,11 @@ func check(args *skel.CmdArgs) error {
 		return err
 	}
 	if asked {
-		if _, err := c.call(wire.Request{Op: wire.OpCheck, Sandbox: c.sandbox}, otherTimeout); err != nil {
+		previous, err := c.previous()
+		if err != nil {
+			return err
+		}
+		if _, err := c.call(wire.Request{Op: wire.OpCheck, Sandbox: c.sandbox, Previous: previous}, otherTimeout); err != nil {
 			return cniError(err)
 		}
 		if err := c.checkRecorded(context.Background()); err != nil {
@@ -90,6 +97,26 @@ func check(args *skel.CmdArgs) error {
 		return err
 	}
 	return c.wrappedError(c.cni.CheckNetworkList(context.Background(), c.wrapped, c.runtime))
+}
+
+// previous is the ADD's answer, which the runtime gives to a CHECK, in the
+// version that the agent reads.
+func (c *command) previous() (json.RawMessage, error) {
+	if c.config.RawPrevResult == nil {
+		return nil, types.NewError(types.ErrInvalidNetworkConfig, "CHECK without prevResult", "")
+	}
+	if err := version.ParsePrevResult(&c.config.PluginConf); err != nil {
+		return nil, types.NewError(types.ErrDecodingFailure, "reading prevResult: "+err.Error(), "")
+	}
+	result, err := current.NewResultFromResult(c.config.PrevResult)
+	if err != nil {
+		return nil, types.NewError(types.ErrDecodingFailure, "reading prevResult: "+err.Error(), "")
+	}
+	raw, err := json.Marshal(result)
+	if err != nil {
+		return nil, fmt.Errorf("encoding prevResult: %w", err)
+	}
+	return raw, nil
 }
 
 // gc passes the list of living attachments on. An agent that is down collects

@@ -70,6 +70,9 @@ type Request struct {
 	Default *DefaultNetwork `json:"default,omitempty"`
 	// Delegates is what the delegates gave, with OpCommit: one for each.
 	Delegates []DelegateResult `json:"delegates,omitempty"`
+	// Previous is what the ADD answered, as a CNI result in the version 1.1.0,
+	// with OpCheck; empty if the binary is of an older release.
+	Previous json.RawMessage `json:"previous,omitempty"`
 	// Valid are the container IDs that the runtime still knows, with OpGC.
 	Valid []string `json:"valid,omitempty"`
 }
@@ -101,6 +104,8 @@ type Response struct {
 
 // Error codes, a subset of the CNI specification's (SPEC.md, section Error).
 const (
+	// CodeDecoding: what was passed on is not what it should be.
+	CodeDecoding = 6
 	// CodeInvalidConfig: the pod's annotation asks for something impossible.
 	CodeInvalidConfig = 7
 	// CodeTryAgain: the same request may succeed later.
