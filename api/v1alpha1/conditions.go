@@ -57,6 +57,9 @@ const (
 	ReasonInvalidSpec = "InvalidSpec"
 	// ReasonTerminating: the Network is being deleted and waits for its pods.
 	ReasonTerminating = "Terminating"
+	// ReasonVNIConflict: an older Network of plugin vxlan has the VNI on the same
+	// UDP port; name another with spec.pluginConfig.vni.
+	ReasonVNIConflict = "VNIConflict"
 	// ReasonUnsupportedPlugin: spec.plugin names nothing that this release runs.
 	ReasonUnsupportedPlugin = "UnsupportedPlugin"
 )
@@ -140,6 +143,9 @@ const (
 	ReasonPluginNotInstalled = "PluginNotInstalled"
 	// ReasonPluginUnavailable: the node's kernel lacks the plugin's link kind.
 	ReasonPluginUnavailable = "PluginUnavailable"
+	// ReasonNoTunnelAddress: the NIC has no address that a vxlan tunnel could end
+	// at; give it one, or switch IPv6 on.
+	ReasonNoTunnelAddress = "NoTunnelAddress"
 )
 
 // Reasons of an IPClaim's Bound condition.

@@ -8,7 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// IPBlockSpec is immutable but for nodeUID.
+// IPBlockSpec is immutable but for nodeUID and vtep.
 type IPBlockSpec struct {
 	// network is the Network's name.
 	// +required
@@ -38,6 +38,11 @@ type IPBlockSpec struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=64
 	NodeUID types.UID `json:"nodeUID"`
+	// vtep is the node's tunnel address, of Networks of plugin vxlan: where the
+	// other nodes send what is for the block's addresses. A link-local address
+	// is on the physical network. The node's agent keeps it true.
+	// +optional
+	VTEP IP `json:"vtep,omitempty"`
 }
 
 // IPBlock is a piece of a Network's subnet that one node holds. Its name is
@@ -52,10 +57,11 @@ type IPBlockSpec struct {
 // +kubebuilder:printcolumn:name="Network",type=string,JSONPath=`.spec.network`
 // +kubebuilder:printcolumn:name="CIDR",type=string,JSONPath=`.spec.cidr`
 // +kubebuilder:printcolumn:name="Node",type=string,JSONPath=`.spec.nodeName`
+// +kubebuilder:printcolumn:name="VTEP",type=string,JSONPath=`.spec.vtep`,priority=1
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 // +kubebuilder:validation:XValidation:rule="self.metadata.name == self.spec.network + '.' + self.spec.cidr.replace(':', '-').replace('/', '-')",message="metadata.name must be <network>.<cidr> with ':' and '/' written as '-'"
 // +kubebuilder:validation:XValidation:rule="!isCIDR(self.spec.cidr) || string(cidr(self.spec.cidr)) == self.spec.cidr",message="spec.cidr must be in canonical form, such as fd00:20::/122: a block has one name only"
-// +kubebuilder:validation:XValidation:rule="self.spec.network == oldSelf.spec.network && self.spec.networkUID == oldSelf.spec.networkUID && self.spec.cidr == oldSelf.spec.cidr && self.spec.nodeName == oldSelf.spec.nodeName",message="spec is immutable but for nodeUID: delete the block to release it"
+// +kubebuilder:validation:XValidation:rule="self.spec.network == oldSelf.spec.network && self.spec.networkUID == oldSelf.spec.networkUID && self.spec.cidr == oldSelf.spec.cidr && self.spec.nodeName == oldSelf.spec.nodeName",message="spec is immutable but for nodeUID and vtep: delete the block to release it"
 type IPBlock struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"path/filepath"
 	"sync/atomic"
 	"time"
@@ -29,6 +30,7 @@ import (
 	"github.com/netplane/netplane/cni/inventory"
 	"github.com/netplane/netplane/cni/ipam"
 	"github.com/netplane/netplane/cni/link"
+	"github.com/netplane/netplane/cni/overlay"
 	"github.com/netplane/netplane/cni/report"
 )
 
@@ -52,6 +54,7 @@ type agent struct {
 	collector *ipam.Collector
 	held      held
 	inventory *inventory.Inventory
+	overlays  *overlay.Manager
 	reporter  *report.Reporter
 	server    *attach.Server
 	installer *install.Installer
@@ -104,6 +107,7 @@ func (a *agent) makeParts(opts *options) (err error) {
 	}, ipam.ClaimerDeps{
 		Client: a.mgr.GetClient(), Live: a.mgr.GetAPIReader(), Manager: a.addresses, Metrics: counters,
 		Events: a.mgr.GetEventRecorder(v1alpha1.FieldOwnerAgent),
+		Tunnel: func(network string) netip.Addr { return tunnelAddress(a.inventory.Current(), network) },
 	})
 	if err := claimer.SetupWithManager(a.mgr); err != nil {
 		return err
@@ -117,11 +121,13 @@ func (a *agent) makeParts(opts *options) (err error) {
 		inventory.Deps{
 			Links: a.devices, Bridges: a.links, Held: a.held, Pods: onLinks{a}, Delegates: opts.delegates(),
 			Client: a.mgr.GetClient(), Clock: clock.RealClock{},
+			TunnelsChanged: func() { claimer.LookAgain(); a.overlays.Notify() },
 		})
 	if err != nil {
 		return fmt.Errorf("making the inventory: %w", err)
 	}
 	a.addresses.Subscribe(func(string, bool) { a.inventory.NotifyHeld() })
+	a.makeOverlays(opts)
 	return nil
 }
 
@@ -148,6 +154,7 @@ func (a *agent) makeServer(opts *options) (err error) {
 		Foreign:      a.links,
 		Taken:        taken{a.mgr.GetEventRecorder(v1alpha1.FieldOwnerAgent)},
 		Reporter:     a.reporter,
+		Overlays:     a.overlays,
 		Topology:     func() attach.Topology { return a.inventory.Current() },
 		ServiceCIDRs: serviceCIDRs{reader: reader, fixed: fixed}.list,
 	})
@@ -218,7 +225,7 @@ func (a *agent) run(ctx context.Context) error {
 		run  func(context.Context) error
 	}{
 		{"inventory", a.inventory.Run}, {"report", a.reporter.Run}, {"garbage", a.collector.Start},
-		{"attach", a.server.Run}, {"install", a.install}, {"ready", a.markReady},
+		{"overlay", a.overlays.Run}, {"attach", a.server.Run}, {"install", a.install}, {"ready", a.markReady},
 	} {
 		group.Go(func() error {
 			if err := part.run(klog.NewContext(ctx, logger.WithName(part.name))); err != nil {
@@ -243,7 +250,7 @@ func (a *agent) follow(ctx context.Context) error {
 		changed func()
 	}{
 		{&corev1.Node{}, a.inventory.Notify},
-		{&v1alpha1.Network{}, a.inventory.Notify},
+		{&v1alpha1.Network{}, func() { a.inventory.Notify(); a.overlays.Notify() }},
 		{&v1alpha1.PhysicalNetwork{}, a.inventory.Notify},
 		{&v1alpha1.NodeNetwork{}, a.inventory.NotifyHeld},
 		{&v1alpha1.IPBlock{}, func() {}},

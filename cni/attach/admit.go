@@ -31,6 +31,8 @@ type wanted struct {
 	// nic is the NIC that backs it, bridged that it is a bridge's port.
 	nic     string
 	bridged bool
+	// overlay is the bridge of a Network of plugin vxlan, which may not exist yet.
+	overlay string
 	mtu     int
 	// exclusive is the NIC itself, if the pod gets it whole.
 	exclusive *link.NIC
@@ -116,8 +118,8 @@ func (w *wanted) checkNetwork() error {
 		return retry("network %q is not ready: netplane-controller has not looked at its present spec yet", n.Name)
 	case ready.Status != metav1.ConditionTrue:
 		return retry("network %q is not ready: %s: %s", n.Name, ready.Reason, ready.Message)
-	case !n.Spec.Delegated() && n.Spec.Plugin != v1alpha1.PluginMacvlan && n.Spec.Plugin != v1alpha1.PluginBridge && !takesNIC(n) || n.Spec.VLAN != 0:
-		return invalid("network %q: this release makes interfaces of the plugins macvlan, bridge and host-device, without vlan", n.Name)
+	case !n.Spec.Delegated() && !serves(n.Spec.Plugin) && !takesNIC(n) || n.Spec.VLAN != 0:
+		return invalid("network %q: this release makes interfaces of the plugins macvlan, bridge, vxlan and host-device, without vlan", n.Name)
 	}
 	plan, err := addressing.NewPlan(n.Name, &n.Spec)
 	if n.Spec.Delegated() && errors.Is(err, addressing.ErrNoSubnet) {
@@ -131,6 +133,10 @@ func (w *wanted) checkNetwork() error {
 		return invalid("network %q has no gateway, which defaultRoute on %s needs", n.Name, w.request.IfName)
 	}
 	return nil
+}
+
+func serves(plugin string) bool {
+	return plugin == v1alpha1.PluginMacvlan || plugin == v1alpha1.PluginBridge || plugin == v1alpha1.PluginVXLAN
 }
 
 func (s *Server) checkNamespace(n *v1alpha1.Network, namespace string) error {
@@ -157,6 +163,9 @@ func (w *wanted) chooseNIC(topology Topology, mtuOf func(string) (int, error)) e
 	n := w.network
 	if _, message, refused := topology.Refusal(n.Name); refused {
 		return retry("this node cannot serve network %q: %s", n.Name, message)
+	}
+	if n.Spec.Plugin == v1alpha1.PluginVXLAN {
+		return w.chooseTunnel(topology)
 	}
 	var reason error
 	for _, nic := range topology.Parents(n.Spec.PhysicalNet) {

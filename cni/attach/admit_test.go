@@ -30,7 +30,7 @@ func TestAdmitSaysWhyAPodCannotHaveANetwork(t *testing.T) {
 		"not ready": {"data", func(_ *world, n *v1alpha1.Network) {
 			n.Status.Conditions[0].Status, n.Status.Conditions[0].Reason, n.Status.Conditions[0].Message = metav1.ConditionFalse, v1alpha1.ReasonSubnetOverlap, "it overlaps"
 		}, `network "data" is not ready: SubnetOverlap: it overlaps`, 11},
-		"another plugin": {"data", func(_ *world, n *v1alpha1.Network) { n.Spec.Plugin = "vxlan" }, `network "data": this release makes interfaces of the plugins macvlan, bridge and host-device, without vlan`, 7},
+		"another plugin": {"data", func(_ *world, n *v1alpha1.Network) { n.Spec.Plugin = "ipvlan" }, `network "data": this release makes interfaces of the plugins macvlan, bridge, vxlan and host-device, without vlan`, 7},
 		"vlan":           {"data", func(_ *world, n *v1alpha1.Network) { n.Spec.VLAN = 7 }, `without vlan`, 7},
 		"other namespaces": {"data", func(_ *world, n *v1alpha1.Network) {
 			n.Spec.NamespaceSelector = &metav1.LabelSelector{MatchLabels: map[string]string{"team": "b"}}

@@ -114,7 +114,10 @@ func (s *Server) commit(ctx context.Context, sandbox *wire.Sandbox, all []wanted
 	}
 	s.nics.drop(sandbox.ContainerID)
 	s.tellNICs(planned)
-	made, err := s.make(ctx, planned)
+	made := 0
+	if err = s.ensureOverlays(ctx, all); err == nil {
+		made, err = s.make(ctx, planned)
+	}
 	var raw json.RawMessage
 	if err == nil {
 		raw, err = result(sandbox.NetNS, builtIn(all), planned.Interfaces)
@@ -209,6 +212,7 @@ func (s *Server) detach(ctx context.Context, sandbox *Sandbox) error {
 	if err := s.forget(sandbox.ContainerID); err != nil {
 		return err
 	}
+	s.leaveOverlays(sandbox)
 	if sandbox.Path == nil {
 		return nil
 	}

@@ -58,6 +58,8 @@ type Topology interface {
 	// Exclusive are the NICs that pods may have for themselves, those first that
 	// are to be taken first; those inside pods are among them.
 	Exclusive(physicalNet string) []link.Device
+	// Tunnel is what the node sends a vxlan Network's frames from.
+	Tunnel(network string) (link.Tunnel, bool)
 }
 
 // Addresses reserves and releases addresses of Networks.
@@ -125,7 +127,7 @@ func (c Config) Spool() wire.Spool { return wire.Spool(filepath.Join(c.StateDir,
 func (c Config) Sandboxes() string { return filepath.Join(c.StateDir, "sandboxes") }
 
 // Deps are the parts of the agent that the server works with. All are
-// required but Delegates, NICsChanged, NetNSExists and Clock.
+// required but Delegates, Overlays, NICsChanged, NetNSExists and Clock.
 type Deps struct {
 	Networks   Networks
 	Namespaces Namespaces
@@ -142,6 +144,8 @@ type Deps struct {
 	// they make.
 	Delegates Delegates
 	Foreign   Foreign
+	// Overlays may be nil: then no pod gets a Network of plugin vxlan.
+	Overlays Overlays
 	// Topology returns the inventory of this moment.
 	Topology func() Topology
 	// ServiceCIDRs returns the ranges of ClusterIPs.

@@ -39,7 +39,7 @@ func (w *wanted) design(c *circumstances) link.Interface {
 	if w.exclusive != nil {
 		out.Kind, out.NIC, out.MAC = link.KindHostDevice, w.exclusive, cmp.Or(w.request.MAC, w.exclusive.MAC)
 	}
-	if w.network.Spec.Plugin == v1alpha1.PluginBridge {
+	if w.network.Spec.Plugin == v1alpha1.PluginBridge || w.overlay != "" {
 		out.Kind, out.HostEnd = link.KindVeth, link.HostEndName(c.containerID, w.request.IfName)
 	}
 	out.Routes = append(w.onLink(out.Addresses), w.networkRoutes(out.Addresses)...)

@@ -29,7 +29,8 @@ const maxTaken = 4
 func (s *Server) avoidTaken(ctx context.Context, sandbox *wire.Sandbox, all []wanted, asks []ipam.Ask) error {
 	var todo []*wanted
 	for i := range all {
-		if all[i].network.Spec.ConflictDetection == v1alpha1.ConflictDetectionProbe && !all[i].delegated() {
+		// Nobody outside the cluster is on the segment of an overlay.
+		if all[i].network.Spec.ConflictDetection == v1alpha1.ConflictDetectionProbe && !all[i].delegated() && all[i].overlay == "" {
 			todo = append(todo, &all[i])
 		}
 	}
@@ -111,6 +112,9 @@ func (s *Server) putAside(ctx context.Context, sandbox *wire.Sandbox, w *wanted,
 // device is what a pod's interface stands on: the NIC, or its bridge, which is
 // made if there is none.
 func (s *Server) device(ctx context.Context, w *wanted) (string, error) {
+	if w.overlay != "" {
+		return w.overlay, nil // made once the sandbox is remembered
+	}
 	if !w.bridged {
 		return w.nic, nil
 	}

@@ -34,6 +34,7 @@ type world struct {
 	parents    []string
 	bridged    map[string]bool
 	exclusive  []string
+	tunnel     link.Tunnel
 	gone       map[string]bool // namespaces of pods
 	claims     []*v1alpha1.IPClaim
 	events     []string
@@ -68,6 +69,8 @@ func (w *world) Refusal(network string) (reason, message string, refused bool) {
 	message, refused = w.refused[network]
 	return "PluginConflict", message, refused
 }
+
+func (w *world) Tunnel(string) (link.Tunnel, bool) { return w.tunnel, w.tunnel.Device != "" }
 
 func (w *world) BridgeMode(nic string) bool { return w.bridged[nic] }
 

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -79,6 +80,9 @@ type Deps struct {
 	Delegates Delegates
 	// Pods may be nil: then no pod has anything of the host's links.
 	Pods Pods
+	// TunnelsChanged is called when what vxlan Networks send from is another. It
+	// must not block, and may be nil.
+	TunnelsChanged func()
 	// Client reads Node, NodeNetwork, PhysicalNetworks and Networks (from
 	// caches) and writes the NodeNetwork.
 	Client client.Client
@@ -266,7 +270,10 @@ func (i *Inventory) refresh(ctx context.Context) error {
 	in.Map = i.readMap(ctx)
 	next := Resolve(&in)
 	i.logChange(ctx, next)
-	i.current.Store(next)
+	before := i.current.Swap(next)
+	if i.deps.TunnelsChanged != nil && (before == nil || !maps.Equal(before.tunnels, next.tunnels)) {
+		i.deps.TunnelsChanged()
+	}
 	i.mend(ctx, next)
 	return nil
 }
@@ -315,7 +322,7 @@ func (i *Inventory) probeKinds(ctx context.Context) map[string]bool {
 		return i.unavailable
 	}
 	missing := map[string]bool{}
-	for _, kind := range []string{link.KindMacvlan, link.KindBridge, link.KindVeth} {
+	for _, kind := range []string{link.KindMacvlan, link.KindBridge, link.KindVeth, link.KindVXLAN} {
 		ok, err := i.deps.Links.Supports(kind)
 		if err != nil {
 			klog.FromContext(ctx).Info("Probing the kernel failed; taking the link kind for available", "kind", kind, "err", err)

@@ -57,6 +57,7 @@ func Resolve(in *Input) *Snapshot {
 		bridged:   map[string]bool{},
 		exclusive: map[string][]*link.Device{},
 		refused:   map[string]v1alpha1.RefusedNetwork{},
+		tunnels:   map[string]link.Tunnel{},
 	}
 	for _, name := range slices.Sorted(maps.Keys(nics)) {
 		s.physicalNetworks = append(s.physicalNetworks, physicalStatus(name, nics[name], devices))
@@ -65,6 +66,7 @@ func Resolve(in *Input) *Snapshot {
 	resolveExclusive(s, in, devices)
 	resolveModes(s, in, devices)
 	refuseDelegates(s, in)
+	resolveTunnels(s, in, devices)
 	return s
 }
 

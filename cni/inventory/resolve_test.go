@@ -274,7 +274,7 @@ func TestResolveModesAndRefusals(t *testing.T) {
 		},
 		"Networks of other plugins do not count": {
 			networks: []string{"overlay vxlan p", "data bridge p"}, devices: []string{"eth1 device up"},
-			want: lines("bridge eth1"),
+			want: lines("bridge eth1", "refused overlay NoTunnelAddress: eth1 has no IPv4 or IPv6 address that a vxlan tunnel could end at: give it one, or switch IPv6 on, which makes a link-local one"),
 		},
 		"a NIC with a host address is never bridged, and serves macvlans": {
 			networks: []string{"data bridge p", "management macvlan p"}, devices: []string{"eth1 device up addr=192.0.2.7/24"},

@@ -21,6 +21,7 @@ type Snapshot struct {
 	bridged          map[string]bool
 	exclusive        map[string][]*link.Device
 	refused          map[string]v1alpha1.RefusedNetwork
+	tunnels          map[string]link.Tunnel
 	lost             []string
 	warnings         []string
 }

@@ -178,6 +178,9 @@ func (c *Claimer) Reconcile(ctx context.Context, req reconcile.Request) (reconci
 	if err := c.verify(ctx, v, st); err != nil {
 		return reconcile.Result{}, err
 	}
+	if err := c.amendTunnels(ctx, v); err != nil {
+		return reconcile.Result{}, err
+	}
 	v.tell(c.manager)
 	usage := c.manager.Usage(v.name)
 	if v.network == nil && len(usage.Leases)+len(usage.Blocks) == 0 {
@@ -359,7 +362,7 @@ func (c *Claimer) recognise(ctx context.Context, v *view, st *claims, name strin
 }
 
 func (v *view) newBlock(node string, prefix netip.Prefix) *v1alpha1.IPBlock {
-	return &v1alpha1.IPBlock{
+	block := &v1alpha1.IPBlock{
 		ObjectMeta: metav1.ObjectMeta{
 			Name:       addressing.BlockName(v.name, prefix),
 			Finalizers: []string{v1alpha1.FinalizerIPBlock},
@@ -372,6 +375,10 @@ func (v *view) newBlock(node string, prefix netip.Prefix) *v1alpha1.IPBlock {
 			NodeUID:    v.nodeUID,
 		},
 	}
+	if v.vtep.IsValid() {
+		block.Spec.VTEP = v1alpha1.IP(v.vtep.String())
+	}
+	return block
 }
 
 // listTaken adds the names of all blocks of the Network, from the API server:

@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -89,6 +90,9 @@ type ClaimerDeps struct {
 	Live client.Reader
 	// Manager is told of the blocks.
 	Manager *Manager
+	// Tunnel returns the node's tunnel address in a Network of plugin vxlan; an
+	// invalid one if it is not known. It may be nil.
+	Tunnel func(network string) netip.Addr
 	// Metrics may be nil.
 	Metrics *Metrics
 	// Events may be nil.
@@ -111,6 +115,7 @@ type Claimer struct {
 	client  client.Client
 	live    client.Reader
 	manager *Manager
+	tunnel  func(network string) netip.Addr
 	metrics *Metrics
 	events  EventRecorder
 	clock   clock.PassiveClock
@@ -141,6 +146,7 @@ func NewClaimer(cfg ClaimerConfig, deps ClaimerDeps) *Claimer {
 		client:   deps.Client,
 		live:     deps.Live,
 		manager:  deps.Manager,
+		tunnel:   deps.Tunnel,
 		metrics:  deps.Metrics,
 		events:   deps.Events,
 		clock:    deps.Clock,

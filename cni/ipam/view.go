@@ -28,8 +28,9 @@ type view struct {
 	network *v1alpha1.Network // nil if there is none
 	plan    *addressing.Plan  // nil if there is none to go by
 	nodeUID types.UID
-	mapped  bool // the node's map names a NIC for it, and the node does not refuse it
-	up      bool // and that NIC is up
+	vtep    netip.Addr // the node's tunnel address; invalid if it needs none, or it is not known
+	mapped  bool       // the node's map names a NIC for it, and the node does not refuse it
+	up      bool       // and that NIC is up
 	blocks  map[netip.Prefix]*v1alpha1.IPBlock
 	others  map[netip.Prefix]*v1alpha1.IPBlock // of a former node of this name
 	demand  map[string]int
@@ -53,6 +54,7 @@ func (c *Claimer) look(ctx context.Context, name string, st *claims) (*view, err
 	case !apierrors.IsNotFound(err):
 		return nil, fmt.Errorf("reading Network %q: %w", name, err)
 	}
+	v.vtep = c.vtep(v.network)
 	if err := c.lookAtOffer(ctx, v); err != nil {
 		return nil, err
 	}

@@ -54,6 +54,10 @@ type Device struct {
 	Parent string
 	// Addresses are the host's on this link, without link-local ones.
 	Addresses []netip.Prefix
+	// TunnelEnds are those that a tunnel may end at, link-local ones included, in
+	// the kernel's order. Addresses that come and go by themselves, and those
+	// that are being checked, are none.
+	TunnelEnds []netip.Prefix
 	// DefaultRoute: a default route of the host leaves through it.
 	DefaultRoute bool
 	// Sysfs is what only sysfs tells.
@@ -100,7 +104,7 @@ func (d *Devices) List() ([]Device, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listing links: %w", err)
 	}
-	addresses, err := d.addresses()
+	addresses, ends, err := d.addresses()
 	if err != nil {
 		return nil, err
 	}
@@ -115,7 +119,7 @@ func (d *Devices) List() ([]Device, error) {
 	out := make([]Device, 0, len(links))
 	for _, l := range links {
 		dev := describe(l, byIndex)
-		dev.Addresses = addresses[dev.Index]
+		dev.Addresses, dev.TunnelEnds = addresses[dev.Index], ends[dev.Index]
 		dev.DefaultRoute = routed[dev.Index]
 		dev.Sysfs = d.sysfs.Hardware(dev.Name)
 		out = append(out, dev)
@@ -158,14 +162,16 @@ func stacked(kind string) bool {
 	return false
 }
 
-func (d *Devices) addresses() (map[int][]netip.Prefix, error) {
+// addresses returns, by the index of the link, the addresses without link-local
+// ones, and those that a tunnel may end at.
+func (d *Devices) addresses() (all, ends map[int][]netip.Prefix, err error) {
 	addrs, err := dump(func() ([]netlink.Addr, error) { return d.handle.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
-		return nil, fmt.Errorf("listing addresses: %w", err)
+		return nil, nil, fmt.Errorf("listing addresses: %w", err)
 	}
-	out := map[int][]netip.Prefix{}
+	all, ends = map[int][]netip.Prefix{}, map[int][]netip.Prefix{}
 	for _, a := range addrs {
-		if a.Scope == unix.RT_SCOPE_LINK || a.Scope == unix.RT_SCOPE_HOST || a.IPNet == nil {
+		if a.Scope == unix.RT_SCOPE_HOST || a.IPNet == nil {
 			continue
 		}
 		ip, ok := netip.AddrFromSlice(a.IP)
@@ -173,13 +179,23 @@ func (d *Devices) addresses() (map[int][]netip.Prefix, error) {
 			continue
 		}
 		ones, _ := a.Mask.Size()
-		out[a.LinkIndex] = append(out[a.LinkIndex], netip.PrefixFrom(ip.Unmap(), ones))
+		prefix := netip.PrefixFrom(ip.Unmap(), ones)
+		if a.Flags&unfitForTunnels == 0 {
+			ends[a.LinkIndex] = append(ends[a.LinkIndex], prefix)
+		}
+		if a.Scope != unix.RT_SCOPE_LINK {
+			all[a.LinkIndex] = append(all[a.LinkIndex], prefix)
+		}
 	}
-	for _, prefixes := range out {
+	for _, prefixes := range all {
 		slices.SortFunc(prefixes, netip.Prefix.Compare)
 	}
-	return out, nil
+	return all, ends, nil
 }
+
+// unfitForTunnels: IFA_F_SECONDARY is IPv4's for further addresses of a subnet,
+// which virtual router addresses mostly are, and is IFA_F_TEMPORARY of IPv6.
+const unfitForTunnels = unix.IFA_F_SECONDARY | unix.IFA_F_TENTATIVE | unix.IFA_F_DADFAILED | unix.IFA_F_DEPRECATED
 
 func (d *Devices) defaultRouted() (map[int]bool, error) {
 	out := map[int]bool{}

@@ -21,6 +21,8 @@ type Fake struct {
 	// lines is what exists, by "namespace/device" or "namespace/device/thing".
 	lines map[string]string
 	nics  map[string]int
+	// forwards are the entries of vxlan devices, by the key of their line.
+	forwards map[string]Forward
 	// Hosts are the addresses of hosts behind the NICs and their MACs, for Probe.
 	Hosts map[netip.Addr]string
 	// FailOn makes an operation fail when it returns an error. The operation

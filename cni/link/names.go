@@ -49,6 +49,9 @@ func Own(name string) bool {
 	if strings.HasPrefix(name, bridgePrefix) {
 		return true
 	}
+	if _, isOverlay := overlayOf(name); isOverlay {
+		return true
+	}
 	for _, prefix := range []string{hostEndPrefix, shimPrefix, travelPrefix} {
 		if rest, ok := strings.CutPrefix(name, prefix); ok {
 			_, err := hex.DecodeString(rest)

@@ -6,6 +6,7 @@ package network
 import (
 	"context"
 	"maps"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -45,7 +46,11 @@ func enqueue(wait time.Duration, names func(client.Object) []string) handler.Fun
 type siblings struct{ reader client.Reader }
 
 func (s *siblings) ofNetwork(object client.Object) []string {
-	return s.on(physicalNetworkOf(object))
+	names := s.on(physicalNetworkOf(object))
+	if slices.Contains(pluginOf(object), v1alpha1.PluginVXLAN) {
+		names = append(names, s.list(indexPlugin, v1alpha1.PluginVXLAN)...)
+	}
+	return names
 }
 
 func (s *siblings) ofPhysicalNetwork(object client.Object) []string {
@@ -57,17 +62,23 @@ func (s *siblings) ofNodeNetwork(object client.Object) []string {
 }
 
 func (s *siblings) on(physicalNets []string) []string {
-	ctx := context.Background() // reads the cache only, which does not wait
 	var names []string
 	for _, physicalNet := range physicalNets {
-		var networks v1alpha1.NetworkList
-		if err := s.reader.List(ctx, &networks, client.MatchingFields{indexPhysicalNet: physicalNet}, client.UnsafeDisableDeepCopy); err != nil {
-			log.FromContext(ctx).Error(err, "Listing the Networks of a physical network", "physicalNetwork", physicalNet)
-			continue
-		}
-		for i := range networks.Items {
-			names = append(names, networks.Items[i].Name)
-		}
+		names = append(names, s.list(indexPhysicalNet, physicalNet)...)
+	}
+	return names
+}
+
+func (s *siblings) list(index, key string) []string {
+	ctx := context.Background() // reads the cache only, which does not wait
+	var networks v1alpha1.NetworkList
+	if err := s.reader.List(ctx, &networks, client.MatchingFields{index: key}, client.UnsafeDisableDeepCopy); err != nil {
+		log.FromContext(ctx).Error(err, "Listing Networks", "index", index, "key", key)
+		return nil
+	}
+	names := make([]string, 0, len(networks.Items))
+	for i := range networks.Items {
+		names = append(names, networks.Items[i].Name)
 	}
 	return names
 }

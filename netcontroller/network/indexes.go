@@ -22,6 +22,7 @@ const (
 	indexBlockNetwork    = "network.blockNetwork"
 	indexClaimNetwork    = "network.claimNetwork"
 	indexPhysicalNet     = "network.physicalNet"
+	indexPlugin          = "network.plugin"
 	indexNodePhysicalNet = "network.nodePhysicalNet"
 	indexNodeHeld        = "network.nodeHeld"
 )
@@ -37,6 +38,7 @@ func setupIndexes(indexer client.FieldIndexer) error {
 		{&v1alpha1.IPBlock{}, indexBlockNetwork, blockNetwork},
 		{&v1alpha1.IPClaim{}, indexClaimNetwork, claimNetwork},
 		{&v1alpha1.Network{}, indexPhysicalNet, physicalNetworkOf},
+		{&v1alpha1.Network{}, indexPlugin, pluginOf},
 		{&v1alpha1.NodeNetwork{}, indexNodePhysicalNet, mappedPhysicalNetworks},
 		{&v1alpha1.NodeNetwork{}, indexNodeHeld, heldNetworks},
 	} {
@@ -87,6 +89,14 @@ func physicalNetworkOf(object client.Object) []string {
 		return nil
 	}
 	return []string{network.Spec.PhysicalNet}
+}
+
+func pluginOf(object client.Object) []string {
+	network, ok := object.(*v1alpha1.Network)
+	if !ok {
+		return nil
+	}
+	return []string{network.Spec.Plugin}
 }
 
 func mappedPhysicalNetworks(object client.Object) []string {

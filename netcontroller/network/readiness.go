@@ -28,6 +28,9 @@ type Facts struct {
 	// Siblings are the Networks on the same physical network; the Network
 	// itself may be among them.
 	Siblings []v1alpha1.Network
+	// Overlays are the Networks of plugin vxlan, on whichever physical network;
+	// the Network itself may be among them.
+	Overlays []v1alpha1.Network
 	// Nodes are the NodeNetworks that map a NIC to the physical network.
 	Nodes []v1alpha1.NodeNetwork
 	// Holders are the NodeNetworks that hold addresses of the Network.
@@ -95,6 +98,11 @@ func readiness(f *Facts, plan *addressing.Plan, planErr error, nodes v1alpha1.No
 		return notReady(v1alpha1.ReasonUnknownPhysicalNetwork,
 			fmt.Sprintf("there is no PhysicalNetwork %q: create it, or make a new Network with the right physicalNet", spec.PhysicalNet))
 	}
+	if spec.Plugin == v1alpha1.PluginVXLAN {
+		if reason, message := segment(f.Network, f.Overlays); reason != "" {
+			return notReady(reason, message)
+		}
+	}
 	if message := overlap(f.Network, plan, f.Siblings); message != "" {
 		return notReady(v1alpha1.ReasonSubnetOverlap, message)
 	}
@@ -137,8 +145,8 @@ func unsupported(spec *v1alpha1.NetworkSpec) string {
 		return fmt.Sprintf("routes and gateway: of a Network without subnet they are plugin %q's: write them into pluginConfig", spec.Plugin)
 	case spec.Delegated():
 		return ""
-	case spec.Plugin != v1alpha1.PluginMacvlan && spec.Plugin != v1alpha1.PluginBridge && spec.Plugin != v1alpha1.PluginHostDevice:
-		return fmt.Sprintf("plugin %q: this release runs macvlan, bridge and host-device", spec.Plugin)
+	case spec.Plugin != v1alpha1.PluginMacvlan && spec.Plugin != v1alpha1.PluginBridge && spec.Plugin != v1alpha1.PluginVXLAN && spec.Plugin != v1alpha1.PluginHostDevice:
+		return fmt.Sprintf("plugin %q: this release runs macvlan, bridge, vxlan and host-device", spec.Plugin)
 	case spec.VLAN != 0:
 		return fmt.Sprintf("vlan %d: this release runs macvlan, bridge and host-device without a VLAN tag", spec.VLAN)
 	}

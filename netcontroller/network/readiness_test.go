@@ -129,8 +129,8 @@ func TestReadiness(t *testing.T) {
 			want:  verdict{"False", "UnknownPhysicalNetwork", `there is no PhysicalNetwork "phy-net0": create it, or make a new Network with the right physicalNet`},
 		},
 		"a plugin of a later release": {
-			facts: facts(aNetwork("management", func(n *v1alpha1.Network) { n.Spec.Plugin = "vxlan" })),
-			want:  verdict{"False", "UnsupportedPlugin", `plugin "vxlan": this release runs macvlan, bridge and host-device`},
+			facts: facts(aNetwork("management", func(n *v1alpha1.Network) { n.Spec.Plugin = "ipvlan" })),
+			want:  verdict{"False", "UnsupportedPlugin", `plugin "ipvlan": this release runs macvlan, bridge, vxlan and host-device`},
 		},
 		"a delegate with our addresses": {
 			facts: facts(aNetwork("management", func(n *v1alpha1.Network) { n.Spec.Plugin = "ptp" })),

@@ -83,6 +83,7 @@ func (r *reconciler) gather(ctx context.Context, network *v1alpha1.Network) (*Fa
 
 	var (
 		siblings       v1alpha1.NetworkList
+		overlays       v1alpha1.NetworkList
 		nodes, holders v1alpha1.NodeNetworkList
 		blocks         v1alpha1.IPBlockList
 		claims         v1alpha1.IPClaimList
@@ -92,6 +93,7 @@ func (r *reconciler) gather(ctx context.Context, network *v1alpha1.Network) (*Fa
 		index, key string
 	}{
 		{&siblings, indexPhysicalNet, network.Spec.PhysicalNet},
+		{&overlays, indexPlugin, v1alpha1.PluginVXLAN},
 		{&nodes, indexNodePhysicalNet, network.Spec.PhysicalNet},
 		{&holders, indexNodeHeld, network.Name},
 		{&blocks, indexBlockNetwork, network.Name},
@@ -101,6 +103,7 @@ func (r *reconciler) gather(ctx context.Context, network *v1alpha1.Network) (*Fa
 			return nil, fmt.Errorf("reading the cache index %s: %w", read.index, err)
 		}
 	}
+	f.Overlays = overlays.Items
 	f.Siblings, f.Nodes, f.Holders, f.Blocks, f.Claims = siblings.Items, nodes.Items, holders.Items, blocks.Items, claims.Items
 	if f.Pods, err = PodsOf(ctx, r.client, network.Name); err != nil {
 		return nil, fmt.Errorf("listing the pods of Network %q: %w", network.Name, err)

@@ -51,13 +51,15 @@ func TestIPBlockIsClaimedOnce(t *testing.T) {
 	tryCreate(t, block("data.10.20.0.64-26", func(s *v1alpha1.IPBlockSpec) { s.NodeName = "worker2" }), "already exists")
 }
 
-func TestOnlyTheNodeUIDOfAnIPBlockMayChange(t *testing.T) {
-	const name, immutable = "data.10.20.0.64-26", "spec is immutable but for nodeUID: delete the block to release it"
+func TestOnlyNodeUIDAndTunnelAddressOfAnIPBlockMayChange(t *testing.T) {
+	const name, immutable = "data.10.20.0.64-26", "spec is immutable but for nodeUID and vtep: delete the block to release it"
 	tests := map[string]struct {
 		edit func(*v1alpha1.IPBlockSpec)
 		want string
 	}{
 		"node UID":    {func(s *v1alpha1.IPBlockSpec) { s.NodeUID = "u3" }, ""},
+		"VTEP":        {func(s *v1alpha1.IPBlockSpec) { s.VTEP = "fe80::2" }, ""},
+		"no VTEP":     {func(s *v1alpha1.IPBlockSpec) { s.VTEP = "x" }, "must be an IP address"},
 		"node":        {func(s *v1alpha1.IPBlockSpec) { s.NodeName = "worker2" }, immutable},
 		"network UID": {func(s *v1alpha1.IPBlockSpec) { s.NetworkUID = "u3" }, immutable},
 		"network":     {func(s *v1alpha1.IPBlockSpec) { s.Network = "management" }, immutable},

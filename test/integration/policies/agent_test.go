@@ -150,7 +150,7 @@ func TestAgentsTokenNamesItsNode(t *testing.T) {
 }
 
 // TestAgentAdoptsBlocksOfItsOwnNodeOnly: of a block's spec it may change
-// nodeUID, and nothing else.
+// nodeUID and vtep, and nothing else.
 func TestAgentAdoptsBlocksOfItsOwnNodeOnly(t *testing.T) {
 	agent := tokenOf(t, "adopter")
 	network := newNetwork("adopted", nil)
@@ -164,6 +164,9 @@ func TestAgentAdoptsBlocksOfItsOwnNodeOnly(t *testing.T) {
 		field, want string
 	}{
 		{own, `"nodeUID":"registered-anew"`, ""},
+		{own, `"vtep":"192.168.0.1"`, ""},
+		{own, `"vtep":"eth1"`, "must be an IP address"},
+		{others, `"vtep":"192.168.0.1"`, "spec.nodeName is worker2, but the agent of node adopter may write only the blocks of its own node"},
 		{own, `"nodeName":"worker2"`, immutable},
 		{own, `"nodeUID":"other","nodeName":"worker2"`, immutable},
 		{own, `"network":"other"`, immutable},

@@ -66,6 +66,9 @@ func (a *agent) Parents(string) []string { return []string{"eth1"} }
 
 func (a *agent) Refusal(string) (reason, message string, refused bool) { return "", "", false }
 
+// Tunnel is none: the tests of vxlan have agents of their own.
+func (a *agent) Tunnel(string) (link.Tunnel, bool) { return link.Tunnel{}, false }
+
 func (a *agent) BridgeMode(string) bool { return a.bridged }
 
 func (a *agent) Exclusive(string) []link.Device {
