@@ -207,6 +207,11 @@ const (
 	// EventAddressTaken on a pod: a host outside the cluster has an address that
 	// the pod was to get.
 	EventAddressTaken = "AddressTaken"
+	// EventHotPlugged on a pod: its interfaces were changed as its annotation was.
+	EventHotPlugged = "HotPlugged"
+	// EventHotPlugRefused on a pod: its annotation was changed, and an interface
+	// cannot follow, or not yet; the message says why.
+	EventHotPlugRefused = "HotPlugRefused"
 	// EventBlockReleased on a Network: a block of a Node that is gone was freed.
 	EventBlockReleased = "BlockReleased"
 )

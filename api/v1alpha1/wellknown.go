@@ -19,6 +19,12 @@ const (
 	// AnnotationNetworkStatus describes; a status of an older sandbox is stale.
 	AnnotationNetworkStatusSandbox = "netplane.io/network-status-sandbox"
 
+	// AnnotationAttached counts the interfaces that a pod has, by Network, such
+	// as data=2,management=1 (see podnetworks.FormatAttached). Beside
+	// AnnotationNetworks, which may change while the pod runs, it tells what the
+	// pod takes. Only node agents may write it.
+	AnnotationAttached = "netplane.io/attached-networks"
+
 	// AnnotationContestedBy on an IPBlock names a node on which addresses of the
 	// block are in use although the block is not its own (after a restored
 	// etcd). The block's node hands out nothing more of it. Written by the

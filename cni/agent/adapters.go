@@ -5,11 +5,13 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
@@ -57,6 +59,45 @@ func (p pods) Annotations(namespace, name string) (map[string]string, bool) {
 	return out.Annotations, true
 }
 
+// running implements attach.Running.
+type running struct {
+	cached, live client.Reader
+	recorder     events.EventRecorder
+}
+
+func (r running) Networks(ctx context.Context, pod types.NamespacedName, uid types.UID, fresh bool) (annotation string, known bool, err error) {
+	reader := r.cached
+	if fresh {
+		reader = r.live
+	}
+	var out corev1.Pod
+	if err := reader.Get(ctx, pod, &out); err != nil {
+		if apierrors.IsNotFound(err) {
+			return "", false, nil
+		}
+		return "", false, fmt.Errorf("reading pod %s: %w", pod, err)
+	}
+	if out.UID != uid || out.DeletionTimestamp != nil || ended(&out) {
+		return "", false, nil
+	}
+	return out.Annotations[v1alpha1.AnnotationNetworks], true, nil
+}
+
+func (r running) Plugged(pod types.NamespacedName, uid types.UID, note string) {
+	r.recorder.Eventf(podOf(pod, uid), nil, corev1.EventTypeNormal, v1alpha1.EventHotPlugged, actionHotPlug, "%s", note)
+}
+
+func (r running) Refused(pod types.NamespacedName, uid types.UID, note string) {
+	r.recorder.Eventf(podOf(pod, uid), nil, corev1.EventTypeWarning, v1alpha1.EventHotPlugRefused, actionHotPlug, "%s", note)
+}
+
+// actionHotPlug is what events of hot plug say was done.
+const actionHotPlug = "HotPlug"
+
+func podOf(pod types.NamespacedName, uid types.UID) *corev1.Pod {
+	return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name, UID: uid}}
+}
+
 // claims implements attach.Claims. A node has few pods with fixed addresses, so
 // there is no index.
 type claims struct{ reader client.Reader }
@@ -100,8 +141,7 @@ func (o onLinks) Parents() []string { return o.server.Parents() }
 type taken struct{ recorder events.EventRecorder }
 
 func (t taken) AddressTaken(pod types.NamespacedName, uid types.UID, note string) {
-	object := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name, UID: uid}}
-	t.recorder.Eventf(object, nil, corev1.EventTypeWarning, v1alpha1.EventAddressTaken, "Attach", "%s", note)
+	t.recorder.Eventf(podOf(pod, uid), nil, corev1.EventTypeWarning, v1alpha1.EventAddressTaken, "Attach", "%s", note)
 }
 
 // serviceCIDRs gives the ranges of ClusterIPs: those of the flag, or else

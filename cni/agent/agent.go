@@ -143,6 +143,7 @@ func (a *agent) makeServer(opts *options) (err error) {
 		Networks:     networks{reader},
 		Namespaces:   namespaces{reader},
 		Pods:         pods{reader},
+		Running:      running{cached: reader, live: a.mgr.GetAPIReader(), recorder: a.mgr.GetEventRecorder(v1alpha1.FieldOwnerAgent)},
 		Claims:       claims{reader},
 		Addresses:    a.addresses,
 		PodLinks:     a.links,
@@ -243,6 +244,9 @@ func (a *agent) follow(ctx context.Context) error {
 	caches := a.mgr.GetCache()
 	synced, err := a.held.pods.follow(ctx, caches)
 	if err != nil {
+		return err
+	}
+	if err := followNetworks(ctx, caches, a.server.PodChanged); err != nil {
 		return err
 	}
 	for _, f := range []struct {

@@ -82,7 +82,7 @@ func slimNode(obj any) (any, error) {
 func slimPod(obj any) (any, error) {
 	if pod, ok := obj.(*corev1.Pod); ok {
 		slim := &corev1.Pod{ObjectMeta: slimMeta(&pod.ObjectMeta)}
-		for _, key := range []string{v1alpha1.AnnotationNetworks, v1alpha1.AnnotationNetworkStatus, v1alpha1.AnnotationNetworkStatusSandbox} {
+		for _, key := range []string{v1alpha1.AnnotationNetworks, v1alpha1.AnnotationNetworkStatus, v1alpha1.AnnotationNetworkStatusSandbox, v1alpha1.AnnotationAttached} {
 			if value, ok := pod.Annotations[key]; ok {
 				metav1.SetMetaDataAnnotation(&slim.ObjectMeta, key, value)
 			}

@@ -15,6 +15,8 @@ import (
 	toolscache "k8s.io/client-go/tools/cache"
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
+
+	"github.com/netplane/netplane/api/v1alpha1"
 )
 
 // podLag is how long a pod that kubelet starts may take through the watch.
@@ -68,7 +70,7 @@ func (l *livingPods) set(obj any, exists bool) {
 	if !ok {
 		return
 	}
-	alive := exists && pod.Status.Phase != corev1.PodSucceeded && pod.Status.Phase != corev1.PodFailed
+	alive := exists && !ended(pod)
 	l.mu.Lock()
 	_, before := l.alive[pod.UID]
 	if alive {
@@ -125,4 +127,29 @@ func (l *livingPods) counts(uid types.UID) bool {
 		l.absent[uid] = until
 	}
 	return l.clock.Now().Before(until)
+}
+
+// ended pods have no sandbox, or are about to lose it.
+func ended(pod *corev1.Pod) bool {
+	return pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
+}
+
+// followNetworks has changed called with each pod of this node whose annotation
+// netplane.io/networks changes.
+func followNetworks(ctx context.Context, caches cache.Cache, changed func(types.UID)) error {
+	informer, err := caches.GetInformer(ctx, &corev1.Pod{}, cache.BlockUntilSynced(false))
+	if err != nil {
+		return fmt.Errorf("watching pods: %w", err)
+	}
+	_, err = informer.AddEventHandler(toolscache.ResourceEventHandlerFuncs{UpdateFunc: func(before, after any) {
+		was, ok1 := before.(*corev1.Pod)
+		pod, ok2 := after.(*corev1.Pod)
+		if ok1 && ok2 && was.Annotations[v1alpha1.AnnotationNetworks] != pod.Annotations[v1alpha1.AnnotationNetworks] {
+			changed(pod.UID)
+		}
+	}})
+	if err != nil {
+		return fmt.Errorf("watching pods: %w", err)
+	}
+	return nil
 }

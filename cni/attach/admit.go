@@ -62,6 +62,11 @@ func (s *Server) admit(sandbox *wire.Sandbox, annotation string) ([]wanted, erro
 	if err != nil {
 		return nil, invalid("annotation %s: %v", v1alpha1.AnnotationNetworks, err)
 	}
+	return s.admitAll(sandbox, requests)
+}
+
+// admitAll is admit for what an annotation was read as.
+func (s *Server) admitAll(sandbox *wire.Sandbox, requests []podnetworks.Request) ([]wanted, error) {
 	topology := s.deps.Topology()
 	out := make([]wanted, 0, len(requests))
 	for i := range requests {
@@ -79,6 +84,7 @@ func (s *Server) admit(sandbox *wire.Sandbox, annotation string) ([]wanted, erro
 		if err := s.checkNamespace(network, sandbox.PodNamespace); err != nil {
 			return nil, err
 		}
+		var err error
 		switch {
 		case network.Spec.Delegated():
 			err = s.findDelegate(&w, topology)

@@ -42,6 +42,23 @@ func (s *Server) prepare(ctx context.Context, sandbox *wire.Sandbox, annotation 
 	if err := s.findFixed(ctx, sandbox, all); err != nil {
 		return nil, err
 	}
+	if err := s.takeAddresses(ctx, sandbox, all); err != nil {
+		return nil, s.release(ctx, sandbox, err)
+	}
+	prepared = true
+	return all, nil
+}
+
+// take finds and reserves the addresses of interfaces. After an error some may
+// be reserved.
+func (s *Server) take(ctx context.Context, sandbox *wire.Sandbox, all []wanted) error {
+	if err := s.findFixed(ctx, sandbox, all); err != nil {
+		return err
+	}
+	return s.takeAddresses(ctx, sandbox, all)
+}
+
+func (s *Server) takeAddresses(ctx context.Context, sandbox *wire.Sandbox, all []wanted) error {
 	asks := make([]ipam.Ask, 0, len(all))
 	for i := range all {
 		w := &all[i]
@@ -57,15 +74,10 @@ func (s *Server) prepare(ctx context.Context, sandbox *wire.Sandbox, annotation 
 		}
 		asks = append(asks, ask)
 	}
-	err = s.reserve(ctx, all, asks)
-	if err == nil {
-		err = s.avoidTaken(ctx, sandbox, all, asks)
+	if err := s.reserve(ctx, all, asks); err != nil {
+		return err
 	}
-	if err != nil {
-		return nil, s.release(ctx, sandbox, err)
-	}
-	prepared = true
-	return all, nil
+	return s.avoidTaken(ctx, sandbox, all, asks)
 }
 
 // reserve gives every interface an address; those that have one keep it.
@@ -145,6 +157,7 @@ func (s *Server) designAll(ctx context.Context, sandbox *wire.Sandbox, all []wan
 	services := s.deps.ServiceCIDRs()
 	for i := range all {
 		w := &all[i]
+		out.Asked = append(out.Asked, w.request)
 		if w.delegated() {
 			continue
 		}
@@ -163,6 +176,11 @@ func (s *Server) designAll(ctx context.Context, sandbox *wire.Sandbox, all []wan
 		}
 	}
 	return out, nil
+}
+
+// report has the pod's annotations say what the sandbox has.
+func (s *Server) report(sandbox *Sandbox) {
+	s.deps.Reporter.Attached(sandbox.Pod(), types.UID(sandbox.PodUID), sandbox.ContainerID, sandbox.Attachments, sandbox.uses())
 }
 
 // make makes the host's path and the interfaces; it returns how many of the
@@ -197,7 +215,7 @@ func (s *Server) undo(ctx context.Context, sandbox *Sandbox) error {
 // detach removes what a sandbox has, in reverse. Its addresses are free for
 // others only after no link has them. Every step may be repeated.
 func (s *Server) detach(ctx context.Context, sandbox *Sandbox) error {
-	for _, iface := range slices.Backward(sandbox.Interfaces) {
+	for _, iface := range slices.Backward(sandbox.links()) {
 		if err := s.deps.PodLinks.Delete(ctx, sandbox.NetNS, iface); err != nil {
 			return err
 		}
@@ -213,6 +231,7 @@ func (s *Server) detach(ctx context.Context, sandbox *Sandbox) error {
 		return err
 	}
 	s.leaveOverlays(sandbox)
+	s.plugs.forget(sandbox.ContainerID)
 	if sandbox.Path == nil {
 		return nil
 	}

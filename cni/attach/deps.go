@@ -42,6 +42,18 @@ type Pods interface {
 	Annotations(namespace, name string) (map[string]string, bool)
 }
 
+// Running tells what the pods of this node ask for now, for hot plug.
+type Running interface {
+	// Networks is the pod's annotation netplane.io/networks, empty if it has none.
+	// It is unknown if there is no such pod, or if it is about to end. Fresh asks
+	// the API server: a cache may be behind what the runtime was given.
+	Networks(ctx context.Context, pod types.NamespacedName, uid types.UID, fresh bool) (annotation string, known bool, err error)
+	// Plugged and Refused are told what became of a changed annotation. They must
+	// not block.
+	Plugged(pod types.NamespacedName, uid types.UID, note string)
+	Refused(pod types.NamespacedName, uid types.UID, note string)
+}
+
 // Claims gives the IPClaims whose address is a pod's, on this node.
 type Claims interface {
 	OfPod(uid types.UID) []*v1alpha1.IPClaim
@@ -106,7 +118,8 @@ type HostLinks interface {
 
 // Reporter publishes what a pod got on the pod itself.
 type Reporter interface {
-	Attached(pod types.NamespacedName, uid types.UID, sandboxID string, attachments []podnetworks.Attachment)
+	// Attached tells what a sandbox has; nil uses mean that the record does not tell.
+	Attached(pod types.NamespacedName, uid types.UID, sandboxID string, attachments []podnetworks.Attachment, uses []podnetworks.Use)
 	Detached(uid types.UID, sandboxID string)
 }
 
@@ -132,6 +145,7 @@ type Deps struct {
 	Networks   Networks
 	Namespaces Namespaces
 	Pods       Pods
+	Running    Running
 	Claims     Claims
 	Addresses  Addresses
 	PodLinks   PodLinks
@@ -164,7 +178,7 @@ func (d *Deps) validate() error {
 		name    string
 		missing bool
 	}{
-		{"Networks", d.Networks == nil}, {"Namespaces", d.Namespaces == nil}, {"Pods", d.Pods == nil}, {"Claims", d.Claims == nil},
+		{"Networks", d.Networks == nil}, {"Namespaces", d.Namespaces == nil}, {"Pods", d.Pods == nil}, {"Running", d.Running == nil}, {"Claims", d.Claims == nil},
 		{"Addresses", d.Addresses == nil}, {"PodLinks", d.PodLinks == nil}, {"HostLinks", d.HostLinks == nil}, {"NICs", d.NICs == nil},
 		{"Foreign", d.Delegates != nil && d.Foreign == nil},
 		{"Prober", d.Prober == nil}, {"Taken", d.Taken == nil}, {"Reporter", d.Reporter == nil}, {"Topology", d.Topology == nil}, {"ServiceCIDRs", d.ServiceCIDRs == nil},

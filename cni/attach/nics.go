@@ -97,9 +97,9 @@ func (s *Server) usedNICs() []string {
 func (s *Server) NICsInPods() []link.Device {
 	var out []link.Device
 	for _, sandbox := range s.snapshot() {
-		for i := range sandbox.Interfaces {
-			if nic := sandbox.Interfaces[i].NIC; nic != nil {
-				out = append(out, nic.Device())
+		for _, iface := range sandbox.links() {
+			if iface.NIC != nil {
+				out = append(out, iface.NIC.Device())
 			}
 		}
 	}
@@ -111,9 +111,9 @@ func (s *Server) NICsInPods() []link.Device {
 func (s *Server) Parents() []string {
 	var out []string
 	for _, sandbox := range s.snapshot() {
-		for i := range sandbox.Interfaces {
-			if sandbox.Interfaces[i].NIC == nil {
-				out = append(out, sandbox.Interfaces[i].Parent)
+		for _, iface := range sandbox.links() {
+			if iface.NIC == nil {
+				out = append(out, iface.Parent)
 			}
 		}
 	}
@@ -122,7 +122,7 @@ func (s *Server) Parents() []string {
 
 // tellNICs tells the inventory if the sandbox has NICs of its own.
 func (s *Server) tellNICs(sandbox *Sandbox) {
-	if s.deps.NICsChanged != nil && slices.ContainsFunc(sandbox.Interfaces, func(i link.Interface) bool { return i.NIC != nil }) {
+	if s.deps.NICsChanged != nil && slices.ContainsFunc(sandbox.links(), func(i link.Interface) bool { return i.NIC != nil }) {
 		s.deps.NICsChanged()
 	}
 }

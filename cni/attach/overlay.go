@@ -31,8 +31,8 @@ func (s *Server) OverlayBridges() []string {
 	}
 	out := []string{}
 	for _, sandbox := range s.snapshot() {
-		for i := range sandbox.Interfaces {
-			bridge := sandbox.Interfaces[i].Parent
+		for _, iface := range sandbox.links() {
+			bridge := iface.Parent
 			if link.IsOverlayBridge(bridge) && !slices.Contains(out, bridge) {
 				out = append(out, bridge)
 			}
@@ -76,10 +76,10 @@ func (s *Server) ensureOverlays(ctx context.Context, all []wanted) error {
 	return nil
 }
 
-// leaveOverlays has the segments looked at that a forgotten sandbox was on.
+// leaveOverlays has the segments looked at that a sandbox was on.
 func (s *Server) leaveOverlays(sandbox *Sandbox) {
 	onOne := func(i link.Interface) bool { return link.IsOverlayBridge(i.Parent) }
-	if s.deps.Overlays != nil && slices.ContainsFunc(sandbox.Interfaces, onOne) {
+	if s.deps.Overlays != nil && slices.ContainsFunc(sandbox.links(), onOne) {
 		s.deps.Overlays.Notify()
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -41,6 +42,11 @@ type Sandbox struct {
 	// Delegates are the names of the interfaces that the CNI binary has other
 	// plugins make and remove; it keeps a record of its own for that.
 	Delegates []string `json:"delegates,omitempty"`
+	// Asked are what Interfaces and Delegates were made for; absent in the records
+	// of earlier versions.
+	Asked []podnetworks.Request `json:"asked,omitempty"`
+	// Going are those that come or go by hot plug.
+	Going []Going `json:"going,omitempty"`
 	// Path is set if a Network is on eth0.
 	Path *NodePath `json:"path,omitempty"`
 	// Attachments are what network-status tells, the default network's included.
@@ -57,6 +63,22 @@ type NodePath struct {
 // Pod names the pod of the sandbox.
 func (s *Sandbox) Pod() types.NamespacedName {
 	return types.NamespacedName{Namespace: s.PodNamespace, Name: s.PodName}
+}
+
+// told says whether the record tells what the interfaces were made for.
+func (s *Sandbox) told() bool { return len(s.Asked) == len(s.Interfaces)+len(s.Delegates) }
+
+// uses counts the interfaces by network, those with them whose addresses are
+// reserved yet or still. It is nil if the record does not tell.
+func (s *Sandbox) uses() []podnetworks.Use {
+	if !s.told() {
+		return nil
+	}
+	all := slices.Clone(s.Asked)
+	for i := range s.Going {
+		all = append(all, s.Going[i].Asked)
+	}
+	return podnetworks.Uses(all)
 }
 
 // Sandboxes is the folder of records, one file per container ID.

@@ -49,6 +49,7 @@ func (s *Server) Run(ctx context.Context) error {
 		s.replayAgain(ctx)
 		s.collect(ctx)
 	})
+	group.Go(func() { s.followChanges(ctx) })
 	slots := make(chan struct{}, maxSessions)
 	for {
 		raw, err := listener.Accept()
@@ -174,7 +175,8 @@ func (ses *session) answer(ctx context.Context, request *wire.Request) bool {
 func (ses *session) answered() {
 	if a := ses.attached; a != nil {
 		ses.attached = nil
-		ses.deps.Reporter.Attached(a.Pod(), types.UID(a.PodUID), a.ContainerID, a.Attachments)
+		ses.report(a)
+		ses.PodChanged(types.UID(a.PodUID)) // its annotation may have changed meanwhile
 	}
 	if ses.prepared == nil {
 		ses.letGo()

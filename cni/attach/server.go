@@ -6,7 +6,6 @@ package attach
 import (
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -25,6 +24,7 @@ type Server struct {
 	deps    Deps
 	records Sandboxes
 	busy    keyedMutex
+	plugs   plugs
 
 	mu        sync.Mutex
 	loaded    bool
@@ -56,6 +56,7 @@ func NewServer(config Config, deps Deps) (*Server, error) {
 		config: config, deps: deps, records: Sandboxes(config.Sandboxes()),
 		busy:      keyedMutex{holders: map[string]*holder{}},
 		nics:      takenNICs{by: map[string]string{}},
+		plugs:     newPlugs(),
 		sandboxes: map[string]*Sandbox{},
 	}, nil
 }
@@ -81,6 +82,7 @@ func (s *Server) ReplaySpool(ctx context.Context) error {
 	s.mu.Unlock()
 	for i := range records {
 		if records[i].State != StateAttaching {
+			s.settleOld(ctx, &records[i])
 			continue
 		}
 		logger.Info("Undoing an ADD that was never answered", "pod", records[i].Pod(), "containerID", records[i].ContainerID)
@@ -135,7 +137,8 @@ func (s *Server) restore(ctx context.Context) {
 		if err := s.addPath(ctx, sandbox); err != nil {
 			klog.FromContext(ctx).Error(err, "The host cannot reach a pod", "pod", sandbox.Pod())
 		}
-		s.deps.Reporter.Attached(sandbox.Pod(), types.UID(sandbox.PodUID), sandbox.ContainerID, sandbox.Attachments)
+		s.report(sandbox)
+		s.PodChanged(types.UID(sandbox.PodUID))
 	}
 	if err := s.mask(ctx); err != nil {
 		klog.FromContext(ctx).Error(err, "Pods with a Network on eth0 cannot reach Services")
@@ -228,41 +231,4 @@ func (s *Server) collectOnce(ctx context.Context, before map[string]bool) map[st
 	}
 	s.replayAgain(ctx)
 	return missing
-}
-
-// keyedMutex lets one request at a time work on a sandbox.
-type keyedMutex struct {
-	mu      sync.Mutex
-	holders map[string]*holder
-}
-
-type holder struct {
-	turn  chan struct{}
-	users int
-}
-
-// lock waits for the key and returns what unlocks it.
-func (k *keyedMutex) lock(ctx context.Context, key string) (func(), error) {
-	k.mu.Lock()
-	h, ok := k.holders[key]
-	if !ok {
-		h = &holder{turn: make(chan struct{}, 1)}
-		k.holders[key] = h
-	}
-	h.users++
-	k.mu.Unlock()
-	leave := func() {
-		k.mu.Lock()
-		defer k.mu.Unlock()
-		if h.users--; h.users == 0 {
-			delete(k.holders, key)
-		}
-	}
-	select {
-	case h.turn <- struct{}{}:
-		return func() { <-h.turn; leave() }, nil
-	case <-ctx.Done():
-		leave()
-		return nil, fmt.Errorf("waiting for another request of the same sandbox: %w", ctx.Err())
-	}
 }

@@ -38,10 +38,16 @@ type world struct {
 	gone       map[string]bool // namespaces of pods
 	claims     []*v1alpha1.IPClaim
 	events     []string
+	// asked are the annotations of running pods, by name: as the cache shows them,
+	// and as they are.
+	asked, askedLive map[string]string
+	// step is called before and after everything that a crash may separate.
+	step func(string)
 
 	mu       sync.Mutex
 	leases   map[string]netip.Addr
 	reported map[string]int
+	uses     map[string]string
 	// order notes what must happen in an order: links gone, then addresses free.
 	order []string
 }
@@ -82,10 +88,14 @@ func (w *world) Exclusive(string) []link.Device {
 	return out
 }
 
-func (w *world) Attached(_ types.NamespacedName, _ types.UID, sandboxID string, a []podnetworks.Attachment) {
+func (w *world) Attached(_ types.NamespacedName, _ types.UID, sandboxID string, a []podnetworks.Attachment, uses []podnetworks.Use) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.reported[sandboxID] = len(a)
+	w.uses[sandboxID] = "unknown"
+	if uses != nil {
+		w.uses[sandboxID] = podnetworks.FormatAttached(uses)
+	}
 }
 
 func (w *world) Detached(_ types.UID, sandboxID string) {
@@ -94,7 +104,57 @@ func (w *world) Detached(_ types.UID, sandboxID string) {
 	delete(w.reported, sandboxID)
 }
 
+func (w *world) Networks(_ context.Context, pod types.NamespacedName, uid types.UID, fresh bool) (string, bool, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	text, known := w.asked[pod.Name]
+	if live, differs := w.askedLive[pod.Name]; fresh && differs {
+		text = live
+	}
+	return text, known && string(uid) == strings.Replace(pod.Name, "pod-", "uid-", 1), nil
+}
+
+func (w *world) Plugged(_ types.NamespacedName, _ types.UID, note string) {
+	w.event("plugged: " + note)
+}
+func (w *world) Refused(_ types.NamespacedName, _ types.UID, note string) {
+	w.event("refused: " + note)
+}
+
+func (w *world) event(text string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.events = append(w.events, text)
+}
+
+func (w *world) stepped(name string) {
+	if w.step != nil {
+		w.step(name)
+	}
+}
+
+// podLinks are the world's, with steps.
+type podLinks struct{ w *world }
+
+func (p podLinks) Add(ctx context.Context, netns string, spec link.Interface) error {
+	p.w.stepped("before add")
+	defer p.w.stepped("after add")
+	return p.w.links.Add(ctx, netns, spec)
+}
+
+func (p podLinks) Delete(ctx context.Context, netns string, spec link.Interface) error {
+	p.w.stepped("before delete")
+	defer p.w.stepped("after delete")
+	return p.w.links.Delete(ctx, netns, spec)
+}
+
+func (p podLinks) Check(ctx context.Context, netns string, spec link.Interface) error {
+	return p.w.links.Check(ctx, netns, spec)
+}
+
 func (w *world) Reserve(_ context.Context, asks []ipam.Ask) ([]ipam.Lease, error) {
+	w.stepped("before reserve")
+	defer w.stepped("after reserve")
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	var out []ipam.Lease
@@ -127,11 +187,13 @@ func (w *world) Reserve(_ context.Context, asks []ipam.Ask) ([]ipam.Lease, error
 	return out, nil
 }
 
-func (w *world) Release(_ context.Context, containerID string, _ ...string) error {
+func (w *world) Release(_ context.Context, containerID string, names ...string) error {
+	w.stepped("before release")
+	defer w.stepped("after release")
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for key := range w.leases {
-		if strings.HasPrefix(key, containerID+"/") {
+		if name, of := strings.CutPrefix(key, containerID+"/"); of && (len(names) == 0 || slices.Contains(names, name)) {
 			delete(w.leases, key)
 		}
 	}
@@ -177,7 +239,7 @@ func newWorld(t *testing.T) *world {
 	w := &world{
 		links: link.NewFake(map[string]int{"eth1": 1500}), parents: []string{"eth1"}, bridged: map[string]bool{"eth1": true},
 		namespaces: map[string]map[string]string{"default": {"team": "a"}}, refused: map[string]string{},
-		gone: map[string]bool{}, leases: map[string]netip.Addr{}, reported: map[string]int{},
+		gone: map[string]bool{}, leases: map[string]netip.Addr{}, asked: map[string]string{}, askedLive: map[string]string{}, reported: map[string]int{}, uses: map[string]string{},
 		networks: map[string]*v1alpha1.Network{
 			"management": ready("management", v1alpha1.PluginMacvlan, "10.10.0.0/16", "fd00:10:10::/64"),
 			"data":       ready("data", v1alpha1.PluginBridge, "10.20.0.0/16", ""),
@@ -192,7 +254,7 @@ func newWorld(t *testing.T) *world {
 func (w *world) open(t *testing.T, state string) {
 	t.Helper()
 	server, err := NewServer(Config{StateDir: state}, Deps{
-		Networks: w, Namespaces: w, Pods: w, Claims: w, Addresses: w, PodLinks: w.links, HostLinks: w.links,
+		Networks: w, Namespaces: w, Pods: w, Running: w, Claims: w, Addresses: w, PodLinks: podLinks{w}, HostLinks: w.links,
 		NICs:   w.links,
 		Prober: w.links, Taken: w, Reporter: w,
 		Topology:     func() Topology { return w },

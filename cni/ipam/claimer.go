@@ -256,7 +256,7 @@ func (c *Claimer) networkOfBlock(_ context.Context, obj client.Object) []reconci
 
 func (c *Claimer) networksOfPod(_ context.Context, obj client.Object) []reconcile.Request {
 	var out []reconcile.Request
-	for network := range c.demands.of(obj.GetAnnotations()[v1alpha1.AnnotationNetworks]) {
+	for network := range c.demands.of(obj.GetAnnotations()) {
 		out = append(out, requestFor(network))
 	}
 	return out

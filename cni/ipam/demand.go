@@ -23,28 +23,48 @@ const maxDemands = 1024
 // else.
 type demands struct {
 	mu    sync.Mutex
-	known map[string]map[string]int
+	known map[texts]map[string]int
 }
 
-// of returns the addresses that an annotation asks for, by Network; one that
+// texts are a pod's annotations netplane.io/networks and attached-networks.
+type texts struct{ asked, attached string }
+
+// of returns the addresses that a pod takes, by Network: the larger of what it
+// asks for and what it has, as the scheduler counts them. An annotation that
 // cannot be read asks for none, its pod never gets an interface.
-func (d *demands) of(annotation string) map[string]int {
-	if annotation == "" {
+func (d *demands) of(annotations map[string]string) map[string]int {
+	pod := texts{annotations[v1alpha1.AnnotationNetworks], annotations[v1alpha1.AnnotationAttached]}
+	if pod == (texts{}) {
 		return nil
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if out, ok := d.known[annotation]; ok {
+	if out, ok := d.known[pod]; ok {
 		return out
 	}
 	if d.known == nil || len(d.known) >= maxDemands {
-		d.known = map[string]map[string]int{}
+		d.known = map[texts]map[string]int{}
 	}
-	var out map[string]int
-	if requests, err := podnetworks.Parse(annotation); err == nil {
-		out = podnetworks.Demand(requests)
+	out := pod.demand()
+	d.known[pod] = out
+	return out
+}
+
+func (t texts) demand() map[string]int {
+	var asked []podnetworks.Use
+	if requests, err := podnetworks.Parse(t.asked); err == nil {
+		asked = podnetworks.Uses(requests)
 	}
-	d.known[annotation] = out
+	attached, err := podnetworks.ParseAttached(t.attached)
+	if err != nil {
+		attached = nil // it is written again
+	}
+	out := map[string]int{}
+	for _, use := range podnetworks.Taken(asked, attached) {
+		if use.Addresses > 0 {
+			out[use.Network] = use.Addresses
+		}
+	}
 	return out
 }
 
@@ -60,7 +80,7 @@ func (c *Claimer) demand(ctx context.Context, network string) (map[string]int, e
 		if pod.Spec.NodeName != c.node || terminal(pod) {
 			continue
 		}
-		if count := c.demands.of(pod.Annotations[v1alpha1.AnnotationNetworks])[network]; count > 0 {
+		if count := c.demands.of(pod.Annotations)[network]; count > 0 {
 			out[string(pod.UID)] = count
 		}
 	}

@@ -57,6 +57,9 @@ type report struct {
 	pod       types.NamespacedName
 	sandboxID string
 	status    string
+	// uses is what netplane.io/attached-networks is to say, if counted.
+	uses    string
+	counted bool
 }
 
 // New makes a Reporter that writes through pods/status; nothing is written
@@ -72,9 +75,10 @@ func New(reader client.Reader, pods client.StatusClient) *Reporter {
 	}
 }
 
-// Attached has the pod's annotations say what this sandbox got. It never
-// blocks.
-func (r *Reporter) Attached(pod types.NamespacedName, uid types.UID, sandboxID string, attachments []podnetworks.Attachment) {
+// Attached has the pod's annotations say what this sandbox got, and how many
+// interfaces that are on which network; nil uses are not known, and not written.
+// It never blocks.
+func (r *Reporter) Attached(pod types.NamespacedName, uid types.UID, sandboxID string, attachments []podnetworks.Attachment, uses []podnetworks.Use) {
 	status, err := podnetworks.FormatStatus(attachments)
 	if err != nil || uid == "" {
 		// Attachments are strings and numbers, which always have a JSON form;
@@ -82,7 +86,7 @@ func (r *Reporter) Attached(pod types.NamespacedName, uid types.UID, sandboxID s
 		return
 	}
 	r.mu.Lock()
-	r.pending[uid] = report{pod: pod, sandboxID: sandboxID, status: status}
+	r.pending[uid] = report{pod: pod, sandboxID: sandboxID, status: status, uses: podnetworks.FormatAttached(uses), counted: uses != nil}
 	r.mu.Unlock()
 	r.queue.Add(uid)
 }
@@ -192,19 +196,28 @@ func (r *Reporter) write(ctx context.Context, uid types.UID, todo report) error 
 }
 
 func written(pod *corev1.Pod, todo report) bool {
-	return pod.Annotations[v1alpha1.AnnotationNetworkStatus] == todo.status &&
-		pod.Annotations[v1alpha1.AnnotationNetworkStatusSandbox] == todo.sandboxID
+	for key, value := range todo.annotations() {
+		if has, ok := pod.Annotations[key]; !ok || has != value {
+			return false
+		}
+	}
+	return true
+}
+
+func (r *report) annotations() map[string]string {
+	out := map[string]string{
+		v1alpha1.AnnotationNetworkStatus:        r.status,
+		v1alpha1.AnnotationNetworkStatusSandbox: r.sandboxID,
+	}
+	if r.counted {
+		out[v1alpha1.AnnotationAttached] = r.uses
+	}
+	return out
 }
 
 // mergePatch carries the UID as a precondition.
 func mergePatch(uid types.UID, todo report) ([]byte, error) {
-	raw, err := json.Marshal(map[string]any{"metadata": map[string]any{
-		"uid": uid,
-		"annotations": map[string]string{
-			v1alpha1.AnnotationNetworkStatus:        todo.status,
-			v1alpha1.AnnotationNetworkStatusSandbox: todo.sandboxID,
-		},
-	}})
+	raw, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": uid, "annotations": todo.annotations()}})
 	if err != nil {
 		return nil, fmt.Errorf("encoding the patch of network-status: %w", err)
 	}

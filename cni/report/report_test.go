@@ -112,10 +112,39 @@ func attachment(ip string) []podnetworks.Attachment {
 
 const statusOf5 = `[{"name":"management","interface":"eth0","ips":["10.10.0.5"],"default":true}]`
 
+// What cannot be told of a sandbox of an earlier version is left as it is.
+func TestWhatIsAttachedIsCountedWhereItIsKnown(t *testing.T) {
+	s := newServer(nil, pod("u1"))
+	r := New(s, s)
+	run(t, r)
+	for _, step := range []struct {
+		uses []podnetworks.Use
+		want string
+	}{
+		{nil, "absent"},
+		{[]podnetworks.Use{{Network: "data", Addresses: 1}, {Network: "management", Fixed: 1}}, "data=1,management=0+1"},
+		{nil, "data=1,management=0+1"},
+		{[]podnetworks.Use{}, ""},
+	} {
+		r.Attached(podName, "u1", "sandbox-1", attachment("10.10.0.5"), step.uses)
+		drained(t, r)
+		got, ok := s.annotations(t)[v1alpha1.AnnotationAttached]
+		if !ok {
+			got = "absent"
+		}
+		if got != step.want {
+			t.Errorf("after %v: %q, want %q", step.uses, got, step.want)
+		}
+	}
+	if got := len(s.writes()); got != 3 {
+		t.Errorf("%d writes, want one for each change", got)
+	}
+}
+
 func TestAttachedIsWrittenToPodsStatusWithTheUID(t *testing.T) {
 	s := newServer(nil, pod("u1"))
 	r := New(s, s)
-	r.Attached(podName, "u1", "sandbox-1", attachment("10.10.0.5"))
+	r.Attached(podName, "u1", "sandbox-1", attachment("10.10.0.5"), nil)
 	run(t, r)
 	drained(t, r)
 
@@ -132,8 +161,8 @@ func TestAttachedIsWrittenToPodsStatusWithTheUID(t *testing.T) {
 func TestOnlyTheNewestSandboxIsWritten(t *testing.T) {
 	s := newServer(nil, pod("u1"))
 	r := New(s, s)
-	r.Attached(podName, "u1", "sandbox-1", attachment("10.10.0.4"))
-	r.Attached(podName, "u1", "sandbox-2", attachment("10.10.0.5"))
+	r.Attached(podName, "u1", "sandbox-1", attachment("10.10.0.4"), nil)
+	r.Attached(podName, "u1", "sandbox-2", attachment("10.10.0.5"), nil)
 	r.Detached("u1", "sandbox-1")
 	run(t, r)
 	drained(t, r)
@@ -149,10 +178,10 @@ func TestOnlyTheNewestSandboxIsWritten(t *testing.T) {
 func TestDetachedBeforeTheWriteIsNotWritten(t *testing.T) {
 	s := newServer(nil, pod("u1"))
 	r := New(s, s)
-	r.Attached(podName, "u1", "sandbox-1", attachment("10.10.0.5"))
+	r.Attached(podName, "u1", "sandbox-1", attachment("10.10.0.5"), nil)
 	r.Detached("u1", "sandbox-1")
 	// The queue is first in, first out: when this one is written, the first was passed over.
-	r.Attached(podName, "u2", "sandbox-2", attachment("10.10.0.6"))
+	r.Attached(podName, "u2", "sandbox-2", attachment("10.10.0.6"), nil)
 	run(t, r)
 	drained(t, r)
 	writes := s.writes()
@@ -172,7 +201,7 @@ func TestSameAnnotationsAreNotWrittenAgain(t *testing.T) {
 	p.Annotations[v1alpha1.AnnotationNetworkStatusSandbox] = "sandbox-1"
 	s := newServer(nil, p)
 	r := New(s, s)
-	r.Attached(podName, "u1", "sandbox-1", attachment("10.10.0.5"))
+	r.Attached(podName, "u1", "sandbox-1", attachment("10.10.0.5"), nil)
 	run(t, r)
 	drained(t, r)
 	if got := s.writes(); len(got) > 0 {
@@ -195,7 +224,7 @@ func TestFailedWritesAreRepeated(t *testing.T) {
 			}, pod("u1"))
 			r := New(s, s)
 			run(t, r)
-			r.Attached(podName, "u1", "sandbox-1", attachment("10.10.0.5"))
+			r.Attached(podName, "u1", "sandbox-1", attachment("10.10.0.5"), nil)
 			drained(t, r)
 			if got := s.annotations(t)[v1alpha1.AnnotationNetworkStatus]; got != statusOf5 {
 				t.Errorf("status %q, want %q", got, statusOf5)
@@ -209,7 +238,7 @@ func TestPodsThatAreGoneAreForgotten(t *testing.T) {
 		s := newServer(nil)
 		r := New(s, s)
 		run(t, r)
-		r.Attached(podName, "u1", "sandbox-1", attachment("10.10.0.5"))
+		r.Attached(podName, "u1", "sandbox-1", attachment("10.10.0.5"), nil)
 		drained(t, r)
 		if n := len(s.writes()); n != 1 {
 			t.Errorf("%d writes, want 1", n)
@@ -227,7 +256,7 @@ func TestPodsThatAreGoneAreForgotten(t *testing.T) {
 			s := newServer(func(int) error { return test.err }, pod("u2"))
 			r := New(s, s)
 			run(t, r)
-			r.Attached(podName, "u1", "sandbox-1", attachment("10.10.0.5"))
+			r.Attached(podName, "u1", "sandbox-1", attachment("10.10.0.5"), nil)
 			drained(t, r)
 			if n := len(s.writes()); n != test.writes {
 				t.Errorf("%d writes, want %d", n, test.writes)

@@ -110,10 +110,12 @@ func (w *watcher) gone(pod *corev1.Pod) {
 	}
 }
 
-// isOurs passes quickly over the many pods that ask for no network.
+// isOurs passes quickly over the many pods that ask for no network, and had
+// none before their annotation was changed.
 func isOurs(pod *corev1.Pod) bool {
 	_, asks := pod.Annotations[v1alpha1.AnnotationNetworks]
-	return asks
+	_, has := pod.Annotations[v1alpha1.AnnotationAttached]
+	return asks || has
 }
 
 func matters(before, pod *corev1.Pod) bool {

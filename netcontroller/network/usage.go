@@ -15,28 +15,43 @@ import (
 	"github.com/netplane/netplane/api/v1alpha1"
 )
 
-// Demand is how many addresses of which networks a pod accounts for: nothing
-// before it is bound and after it has finished, nothing for a pod in the
-// host's network, and nothing for an annotation that cannot be read.
+// Demand is how many addresses of which networks a pod accounts for, with 0 for
+// one on which it has fixed ones only: nothing before it is bound and after it
+// has finished, nothing for a pod in the host's network, and nothing for an
+// annotation that cannot be read. Of a running pod that is given other networks
+// it is the larger of what it asks for and what it has.
 func Demand(pod *corev1.Pod) map[string]int {
 	if pod.Spec.NodeName == "" || pod.Spec.HostNetwork || finished(pod) {
 		return nil
 	}
-	text, asks := pod.Annotations[v1alpha1.AnnotationNetworks]
-	if !asks {
-		return nil
-	}
-	return demandOf(text)
+	return textsOf(pod).demand()
 }
 
-func demandOf(annotation string) map[string]int {
-	requests, err := podnetworks.Parse(annotation)
-	if err != nil {
-		return nil // no agent serves it; the scheduler and the agent say why
+// texts are a pod's annotations netplane.io/networks and attached-networks.
+type texts struct{ asked, attached string }
+
+func textsOf(pod *corev1.Pod) texts {
+	return texts{pod.Annotations[v1alpha1.AnnotationNetworks], pod.Annotations[v1alpha1.AnnotationAttached]}
+}
+
+func (t texts) demand() map[string]int {
+	if t == (texts{}) {
+		return nil
 	}
-	demand := podnetworks.Demand(requests)
-	for i := range requests {
-		demand[requests[i].Name] += 0 // one with fixed addresses still lives on the network
+	var asked []podnetworks.Use
+	if requests, err := podnetworks.Parse(t.asked); err == nil {
+		asked = podnetworks.Uses(requests)
+	} // else no agent serves it; the scheduler and the agent say why
+	attached, err := podnetworks.ParseAttached(t.attached)
+	if err != nil {
+		attached = nil // its agent writes it again
+	}
+	var demand map[string]int
+	for _, use := range podnetworks.Taken(asked, attached) {
+		if demand == nil {
+			demand = map[string]int{}
+		}
+		demand[use.Network] = use.Addresses
 	}
 	return demand
 }
@@ -51,15 +66,15 @@ func used(f *Facts) int64 {
 	name := f.Network.Name
 	var total int64
 	living := make(map[types.UID]bool, len(f.Pods))
-	parsed := map[string]int{} // pods of one workload share the annotation
+	parsed := map[texts]int{} // pods of one workload share the annotations
 	for i := range f.Pods {
 		pod := &f.Pods[i]
 		living[pod.UID] = true
-		text := pod.Annotations[v1alpha1.AnnotationNetworks]
-		count, seen := parsed[text]
+		of := textsOf(pod)
+		count, seen := parsed[of]
 		if !seen {
-			count = demandOf(text)[name]
-			parsed[text] = count
+			count = of.demand()[name]
+			parsed[of] = count
 		}
 		total += int64(count)
 	}

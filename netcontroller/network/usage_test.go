@@ -29,6 +29,11 @@ func TestDemandOfAPod(t *testing.T) {
 		"in the host's network":             {aPod("p", "data", func(p *corev1.Pod) { p.Spec.HostNetwork = true }), nil},
 		"an annotation that cannot be read": {aPod("p", "data@averylongifname99"), nil},
 		"no annotation":                     {aPod("p", "", func(p *corev1.Pod) { p.Annotations = nil }), nil},
+		"has what it asks for":              {aPod("p", "data", has("data=1")), map[string]int{"data": 1}},
+		"has less":                          {aPod("p", "data,data,backup", has("data=1")), map[string]int{"data": 2, "backup": 1}},
+		"has more":                          {aPod("p", "data", has("data=2,management=0+1")), map[string]int{"data": 2, "management": 0}},
+		"was stripped":                      {aPod("p", "", func(p *corev1.Pod) { delete(p.Annotations, v1alpha1.AnnotationNetworks) }, has("data=2")), map[string]int{"data": 2}},
+		"asks for what cannot be read now":  {aPod("p", "data@averylongifname99", has("data=2")), map[string]int{"data": 2}},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -36,6 +41,12 @@ func TestDemandOfAPod(t *testing.T) {
 				t.Errorf("demand (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+func has(attached string) func(*corev1.Pod) {
+	return func(p *corev1.Pod) {
+		metav1.SetMetaDataAnnotation(&p.ObjectMeta, v1alpha1.AnnotationAttached, attached)
 	}
 }
 

@@ -9,40 +9,28 @@ package capacity
 
 import (
 	"net/netip"
-	"slices"
-	"strings"
 
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/netplane/netplane/api/addressing"
+	"github.com/netplane/netplane/api/podnetworks"
 	"github.com/netplane/netplane/api/v1alpha1"
 )
 
-// Count is a number of addresses in one network.
-type Count struct {
-	Network string
-	// Addresses of a node's blocks.
-	Addresses int
-	// Fixed is the number of addresses that are of no block: IPClaims give them.
-	Fixed int
-}
+// Count is a number of addresses in one network: of a node's blocks, and fixed
+// ones, which are of no block.
+type Count podnetworks.Use
 
-// Demand is the number of addresses that one pod takes, once for each network.
+// Demand is the number of addresses that one pod takes, once for each network,
+// in the order of their names.
 type Demand []Count
 
-// NewDemand orders by network what a pod asks for: its interfaces with
-// addresses of the node's blocks, and those with fixed ones.
-func NewDemand(byNetwork, fixed map[string]int) Demand {
-	demand := make(Demand, 0, len(byNetwork)+len(fixed))
-	for network, addresses := range byNetwork {
-		demand = append(demand, Count{Network: network, Addresses: addresses, Fixed: fixed[network]})
+// NewDemand counts what a pod has, asks for, or takes.
+func NewDemand(uses []podnetworks.Use) Demand {
+	demand := make(Demand, len(uses))
+	for i := range uses {
+		demand[i] = Count(uses[i])
 	}
-	for network, addresses := range fixed {
-		if byNetwork[network] == 0 {
-			demand = append(demand, Count{Network: network, Fixed: addresses})
-		}
-	}
-	slices.SortFunc(demand, func(a, b Count) int { return strings.Compare(a.Network, b.Network) })
 	return demand
 }
 

@@ -84,7 +84,7 @@ func TestSupplyCountsBlocksThatServe(t *testing.T) {
 
 func TestLoadCountsEachAddressOnce(t *testing.T) {
 	var load Load
-	load.AddPod(NewDemand(map[string]int{"management": 1, "data": 2}, map[string]int{"data": 1, "storage": 1}))
+	load.AddPod(Demand{{Network: "data", Addresses: 2, Fixed: 1}, {Network: "management", Addresses: 1}, {Network: "storage", Fixed: 1}})
 	load.AddPod(nil)
 	load.AddPod(Demand{{"data", 1, 0}})
 	load.AddHeld([]v1alpha1.HeldAddresses{

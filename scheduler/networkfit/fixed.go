@@ -25,17 +25,6 @@ import (
 // agent serves no fixed address that is not handed to the pod. Which node the
 // pod goes to does not matter to it.
 
-// fixedDemand counts the interfaces with fixed addresses by network.
-func fixedDemand(requests []podnetworks.Request) map[string]int {
-	out := map[string]int{}
-	for i := range requests {
-		if requests[i].Fixed() {
-			out[requests[i].Name]++
-		}
-	}
-	return out
-}
-
 // anchors tells whether the pod's eth0 is on the network with a fixed address.
 func anchors(asked *parsed, network string) bool {
 	primary := podnetworks.Primary(asked.requests)

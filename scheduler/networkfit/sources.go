@@ -250,7 +250,11 @@ func (s *Sources) changedBlock(obj any) ([]string, error) {
 // podUID indexes the pods that an agent may hold addresses for.
 func (s *Sources) podUID(obj any) ([]string, error) {
 	pod, ok := obj.(*v1.Pod)
-	if !ok || s.demands.of(pod) == nil {
+	if !ok {
+		return nil, nil
+	}
+	_, attached := pod.Annotations[v1alpha1.AnnotationAttached]
+	if !attached && s.demands.of(pod) == nil {
 		return nil, nil
 	}
 	return []string{string(pod.UID)}, nil

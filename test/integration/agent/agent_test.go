@@ -227,7 +227,7 @@ func testReport(t *testing.T, c client.Client) {
 	}
 	attachments := []podnetworks.Attachment{{Name: "management", Interface: "eth0", IPs: []string{"10.10.0.5"}, Default: true}}
 
-	reporter.Attached(name, first.UID, "sandbox-1", attachments)
+	reporter.Attached(name, first.UID, "sandbox-1", attachments, nil)
 	await(t, "the report", func() bool { return reporter.Pending() == 0 })
 	want := map[string]string{
 		"own":                                   "kept",
@@ -245,7 +245,7 @@ func testReport(t *testing.T, c client.Client) {
 	if err := c.Create(t.Context(), pod()); err != nil {
 		t.Fatal(err)
 	}
-	reporter.Attached(name, first.UID, "sandbox-1", attachments)
+	reporter.Attached(name, first.UID, "sandbox-1", attachments, nil)
 	await(t, "the late report to be dropped", func() bool { return reporter.Pending() == 0 })
 	if diff := cmp.Diff(map[string]string{"own": "kept"}, annotations()); diff != "" {
 		t.Errorf("annotations of the successor (-want +got):\n%s", diff)

@@ -56,7 +56,7 @@ func TestAgentWritesOnlyBlocksOfItsOwnNode(t *testing.T) {
 func TestAgentWritesOnlyNetworkStatusOfPodsOnItsNode(t *testing.T) {
 	pod := boundPod(t, "own-node", "worker", nil)
 	mine, theirs := agentOf(t, "worker"), agentOf(t, "worker2")
-	status := `{"metadata":{"uid":"` + string(pod.UID) + `","annotations":{"k8s.v1.cni.cncf.io/network-status":"[]","netplane.io/network-status-sandbox":"s1"}}}`
+	status := `{"metadata":{"uid":"` + string(pod.UID) + `","annotations":{"k8s.v1.cni.cncf.io/network-status":"[]","netplane.io/network-status-sandbox":"s1","netplane.io/attached-networks":"data=1"}}}`
 	tests := []struct {
 		name  string
 		as    client.Client
@@ -70,7 +70,7 @@ func TestAgentWritesOnlyNetworkStatusOfPodsOnItsNode(t *testing.T) {
 		{"a label", mine, `{"metadata":{"labels":{"app":"b"}}}`, "pod default/own-node: spec, metadata.labels, metadata.finalizers"},
 		{"a new label", mine, `{"metadata":{"labels":{"new":"b"}}}`, "pod default/own-node: spec, metadata.labels, metadata.finalizers"},
 		{"a finalizer", mine, `{"metadata":{"finalizers":["example.org/x"]}}`, "pod default/own-node: spec, metadata.labels, metadata.finalizers"},
-		{"another annotation", mine, `{"metadata":{"annotations":{"note":"y"}}}`, "of metadata.annotations an agent may change only k8s.v1.cni.cncf.io/network-status and netplane.io/network-status-sandbox"},
+		{"another annotation", mine, `{"metadata":{"annotations":{"note":"y"}}}`, "of metadata.annotations an agent may change only k8s.v1.cni.cncf.io/network-status, netplane.io/network-status-sandbox, netplane.io/attached-networks"},
 		{"a new annotation", mine, `{"metadata":{"annotations":{"other":"y"}}}`, "of metadata.annotations an agent may change only"},
 		{"an annotation removed", mine, `{"metadata":{"annotations":{"note":null}}}`, "of metadata.annotations an agent may change only"},
 		{"the pod's IP", mine, `{"status":{"podIP":"10.1.2.3","podIPs":[{"ip":"10.1.2.3"}]}}`, "pod default/own-node: status is not an agent's to change"},

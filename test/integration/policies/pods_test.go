@@ -84,7 +84,7 @@ func TestNetworkStatusIsWrittenByListedAccountsOnly(t *testing.T) {
 	const sandbox = `{"metadata":{"annotations":{"netplane.io/network-status-sandbox":"s2"}}}`
 	const removal = `{"metadata":{"annotations":{"k8s.v1.cni.cncf.io/network-status":null}}}`
 	refusal := func(pod string) string {
-		return "pod default/" + pod + ": annotations k8s.v1.cni.cncf.io/network-status and netplane.io/network-status-sandbox are written by the node's agent only, not by admin"
+		return "pod default/" + pod + ": annotations k8s.v1.cni.cncf.io/network-status, netplane.io/network-status-sandbox and netplane.io/attached-networks are written by the node's agent only, not by admin"
 	}
 	tenant, err := env.as("admin", nil)
 	if err != nil {
@@ -98,13 +98,14 @@ func TestNetworkStatusIsWrittenByListedAccountsOnly(t *testing.T) {
 			boundPod(t, name, "worker", edit)
 			patchPod(t, tenant, name, status, refusal(name))
 			patchPod(t, tenant, name, sandbox, refusal(name))
+			patchPod(t, tenant, name, `{"metadata":{"annotations":{"netplane.io/attached-networks":""}}}`, refusal(name))
 			raw := client.RawPatch(types.MergePatchType, []byte(status))
 			check(t, agentOf(t, "worker").Status().Patch(t.Context(), newPod(name, nil), raw), "")
 			patchPod(t, tenant, name, removal, refusal(name))
 			patchPod(t, tenant, name, `{"metadata":{"annotations":{"note":"z"}}}`, "")
 		})
 	}
-	for _, key := range []string{v1alpha1.AnnotationNetworkStatus, v1alpha1.AnnotationNetworkStatusSandbox} {
+	for _, key := range []string{v1alpha1.AnnotationNetworkStatus, v1alpha1.AnnotationNetworkStatusSandbox, v1alpha1.AnnotationAttached} {
 		forged := newPod("forged", func(p *corev1.Pod) { p.Annotations[key] = "[]" })
 		check(t, tenant.Create(t.Context(), forged), refusal("forged"))
 	}
@@ -133,7 +134,7 @@ func TestMultusMayWriteItsOwnStatus(t *testing.T) {
 }
 
 func TestBindingBringsNoAnnotations(t *testing.T) {
-	for _, key := range []string{v1alpha1.AnnotationNetworks, v1alpha1.AnnotationNetworkStatus, v1alpha1.AnnotationNetworkStatusSandbox} {
+	for _, key := range []string{v1alpha1.AnnotationNetworks, v1alpha1.AnnotationNetworkStatus, v1alpha1.AnnotationNetworkStatusSandbox, v1alpha1.AnnotationAttached} {
 		pod := newPod("to-bind", nil)
 		create(t, pod)
 		check(t, env.admin.SubResource("binding").Create(t.Context(), pod, newBinding("worker", map[string]string{key: "[]"})),

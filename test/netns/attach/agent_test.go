@@ -34,7 +34,8 @@ type agent struct {
 	links *link.Links
 	ipam  *ipam.Manager
 	// stop ends the server and waits for it.
-	stop func()
+	stop   func()
+	server *attach.Server
 
 	networks map[string]*v1alpha1.Network
 	bridged  bool
@@ -49,6 +50,49 @@ type agent struct {
 	mu       sync.Mutex
 	reported map[string][]podnetworks.Attachment
 	taken    []string
+	// asked are the annotations of running pods, by name; others never change.
+	asked   map[string]string
+	plugged []string
+}
+
+// Networks implements attach.Running, as do Plugged and Refused.
+func (a *agent) Networks(_ context.Context, pod types.NamespacedName, _ types.UID, _ bool) (annotation string, known bool, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	annotation, known = a.asked[pod.Name]
+	return annotation, known, nil
+}
+
+func (a *agent) Plugged(_ types.NamespacedName, _ types.UID, note string) { a.notePlug(note) }
+
+func (a *agent) Refused(_ types.NamespacedName, _ types.UID, note string) {
+	a.notePlug("refused: " + note)
+}
+
+func (a *agent) notePlug(note string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.plugged = append(a.plugged, note)
+}
+
+// change gives a running pod another annotation, and waits until the agent has
+// said what became of it.
+func (a *agent) change(t *testing.T, id, networks string) (note string) {
+	t.Helper()
+	a.mu.Lock()
+	a.asked["pod-"+id], a.plugged = networks, nil
+	a.mu.Unlock()
+	a.server.PodChanged(types.UID("uid-" + id))
+	eventually(t, "the agent follows "+networks, func() bool {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		if len(a.plugged) == 0 {
+			return false
+		}
+		note = a.plugged[0]
+		return true
+	})
+	return note
 }
 
 func (a *agent) Get(name string) (*v1alpha1.Network, bool) { n, ok := a.networks[name]; return n, ok }
@@ -79,7 +123,7 @@ func (a *agent) Exclusive(string) []link.Device {
 	return out
 }
 
-func (a *agent) Attached(_ types.NamespacedName, _ types.UID, sandboxID string, attachments []podnetworks.Attachment) {
+func (a *agent) Attached(_ types.NamespacedName, _ types.UID, sandboxID string, attachments []podnetworks.Attachment, _ []podnetworks.Use) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.reported[sandboxID] = attachments
@@ -127,7 +171,7 @@ func newAgent(t *testing.T, node *space, networks ...*v1alpha1.Network) *agent {
 	a := &agent{
 		node: node, state: state, links: openLinks(t, node), networks: map[string]*v1alpha1.Network{},
 		services: prefixes("10.96.0.0/16 fd00:10:96::/112"), podNotes: map[string]map[string]string{},
-		reported: map[string][]podnetworks.Attachment{}, stop: func() {},
+		reported: map[string][]podnetworks.Attachment{}, asked: map[string]string{}, stop: func() {},
 	}
 	a.ipam = ipam.New(ipam.Config{JournalPath: filepath.Join(state, "addresses.journal"), Wait: 50 * time.Millisecond})
 	must(t, a.ipam.Replay(func(ipam.Lease) bool { return true }))
@@ -156,7 +200,7 @@ func (a *agent) socket() string { return attach.Config{StateDir: a.state}.Socket
 func (a *agent) start(t *testing.T) {
 	t.Helper()
 	deps := attach.Deps{
-		Networks: a, Namespaces: a, Pods: a, Claims: a, Addresses: a.ipam, PodLinks: a.links, HostLinks: a.links, NICs: a.links, Prober: a.links, Taken: a, Reporter: a,
+		Networks: a, Namespaces: a, Pods: a, Running: a, Claims: a, Addresses: a.ipam, PodLinks: a.links, HostLinks: a.links, NICs: a.links, Prober: a.links, Taken: a, Reporter: a,
 		Topology:     func() attach.Topology { return a },
 		ServiceCIDRs: func() []netip.Prefix { return a.services },
 	}
@@ -165,6 +209,7 @@ func (a *agent) start(t *testing.T) {
 	}
 	server, err := attach.NewServer(attach.Config{StateDir: a.state}, deps)
 	must(t, err)
+	a.server = server
 	must(t, server.ReplaySpool(t.Context()))
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
