@@ -15,6 +15,10 @@ nics_of() {
 	esac
 }
 PHYSICAL=(phy0 phy1)
+
+# mtu_of PHY: the second one carries jumbo frames.
+mtu_of() { if [[ $1 == phy1 ]]; then echo 9000; else echo 1500; fi; }
+
 WORKERS=(worker worker2 worker3)
 # Left in each node's memory once it is all up: a node that was restarted by anything but reboot.sh lacks it.
 # shellcheck disable=SC2034 # up.sh and reboot.sh use it
@@ -33,12 +37,17 @@ phy_network() {
 # --internal: its rules drop every frame with other addresses than the network's own. IPv6 is asked for as docker would
 # switch it off on the cards otherwise; its prefix is a hash of the name, as old engines choose none.
 ensure_physical_networks() {
-	local cluster="$1" phy name hash
+	local cluster="$1" phy name hash have
 	for phy in "${PHYSICAL[@]}"; do
 		name="$(phy_network "$cluster" "$phy")"
-		if docker network inspect "$name" >/dev/null 2>&1; then continue; fi
+		if have="$(docker network inspect --format '{{index .Options "com.docker.network.driver.mtu"}}' "$name" 2>/dev/null)"; then
+			[[ $have == "$(mtu_of "$phy")" ]] ||
+				die "docker network $name is of an older release (MTU ${have:-1500}, want $(mtu_of "$phy")); remove the cluster first: make demo-down"
+			continue
+		fi
 		hash="$(digest "$name")"
 		docker network create --driver bridge --opt com.docker.network.bridge.enable_ip_masquerade=false \
+			--opt com.docker.network.driver.mtu="$(mtu_of "$phy")" \
 			--ipv6 --subnet "fd${hash:0:2}:${hash:2:4}:${hash:6:4}::/64" "$name" >/dev/null
 	done
 }

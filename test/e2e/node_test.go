@@ -60,7 +60,8 @@ type ipLink struct {
 			Bytes uint64 `json:"bytes"`
 		} `json:"rx"`
 		TX struct {
-			Bytes uint64 `json:"bytes"`
+			Bytes   uint64 `json:"bytes"`
+			Packets uint64 `json:"packets"`
 		} `json:"tx"`
 	} `json:"stats64"`
 }
