@@ -105,6 +105,10 @@ type HeldAddresses struct {
 	// last one has such an entry.
 	// +optional
 	Fixed bool `json:"fixed,omitempty"`
+	// quarantined: no interface has them. They are the free addresses of blocks
+	// that are closed for now, and say nothing of any other block of the node.
+	// +optional
+	Quarantined bool `json:"quarantined,omitempty"`
 }
 
 // BlockConflict says that two nodes have an IPBlock, in which addresses are in

@@ -165,7 +165,7 @@ func TestBlocksThatComeWithARollbackStayClosedForAWhile(t *testing.T) {
 		t.Errorf("%v was handed out", got)
 	}
 	// The scheduler takes the closed block for capacity.
-	expectEqual(t, "held", []v1alpha1.HeldAddresses{{Network: "data", Count: 7}}, f.Held(livePods))
+	expectEqual(t, "held", []v1alpha1.HeldAddresses{{Network: "data", Count: 7, Quarantined: true}}, f.Held(livePods))
 	f.clock.Step(DefaultRollbackPause)
 	f.run()
 	expectEqual(t, "held after the pause", []v1alpha1.HeldAddresses(nil), f.Held(livePods))
@@ -264,8 +264,8 @@ func TestAContestedBlockIsClosedAndKept(t *testing.T) {
 		t.Errorf("conflicts %v", conflicts)
 	}
 	// 7 addresses, as the scheduler counts: 2 of a pod that lives, or of one that does not.
-	expectEqual(t, "held", []v1alpha1.HeldAddresses{{Network: "data", Count: 5}}, f.Held(livePods))
-	expectEqual(t, "held when the pod is gone", []v1alpha1.HeldAddresses{{Network: "data", Count: 5}, {Network: "data", Count: 2, PodUID: "uid-a"}}, f.Held(noPods))
+	expectEqual(t, "held", []v1alpha1.HeldAddresses{{Network: "data", Count: 5, Quarantined: true}}, f.Held(livePods))
+	expectEqual(t, "held when the pod is gone", []v1alpha1.HeldAddresses{{Network: "data", Count: 5, Quarantined: true}, {Network: "data", Count: 2, PodUID: "uid-a"}}, f.Held(noPods))
 
 	// Whoever had it next could give out what the other node's pods have.
 	f.mustRelease("sandbox-a")

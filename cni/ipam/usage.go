@@ -169,6 +169,8 @@ type heldKey struct {
 	network string
 	podUID  types.UID
 	fixed   bool
+	// quarantined ones are free, but closed.
+	quarantined bool
 }
 
 // interfaceKey is one interface of a pod, over all its sandboxes.
@@ -194,22 +196,24 @@ func (m *Manager) Held(livingPods func(uid types.UID) bool) []v1alpha1.HeldAddre
 		uid := types.UID(l.PodUID)
 		switch {
 		case uid == "":
-			counts[heldKey{l.Network, "", l.Fixed}]++
+			counts[heldKey{network: l.Network, fixed: l.Fixed}]++
 		case !livingPods(uid):
-			counts[heldKey{l.Network, uid, l.Fixed}]++
+			counts[heldKey{network: l.Network, podUID: uid, fixed: l.Fixed}]++
 		case newest[interfaceKey{l.PodUID, l.Network, l.IfName}] != l:
-			counts[heldKey{l.Network, "", l.Fixed}]++
+			counts[heldKey{network: l.Network, fixed: l.Fixed}]++
 		}
 	}
 	for network, free := range m.quarantined() {
-		counts[heldKey{network, "", false}] += free
+		counts[heldKey{network: network, quarantined: true}] += free
 	}
 	out := make([]v1alpha1.HeldAddresses, 0, len(counts))
 	for key, count := range counts {
-		out = append(out, v1alpha1.HeldAddresses{Network: key.network, Count: count, PodUID: key.podUID, Fixed: key.fixed})
+		out = append(out, v1alpha1.HeldAddresses{
+			Network: key.network, Count: count, PodUID: key.podUID, Fixed: key.fixed, Quarantined: key.quarantined,
+		})
 	}
 	slices.SortFunc(out, func(a, b v1alpha1.HeldAddresses) int {
-		return cmp.Or(cmp.Compare(a.Network, b.Network), cmp.Compare(a.PodUID, b.PodUID), compareBool(a.Fixed, b.Fixed))
+		return cmp.Or(cmp.Compare(a.Network, b.Network), cmp.Compare(a.PodUID, b.PodUID), compareBool(a.Fixed, b.Fixed), compareBool(a.Quarantined, b.Quarantined))
 	})
 	return out
 }

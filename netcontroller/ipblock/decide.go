@@ -142,7 +142,7 @@ func InUse(block *v1alpha1.IPBlock, pods []corev1.Pod, nodeNetwork *v1alpha1.Nod
 		return false
 	}
 	for _, held := range nodeNetwork.Status.Held {
-		if held.Network == block.Spec.Network && held.Count > 0 && !held.Fixed {
+		if held.Network == block.Spec.Network && held.Count > 0 && !held.Fixed && !held.Quarantined {
 			return true
 		}
 	}

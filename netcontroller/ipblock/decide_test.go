@@ -135,6 +135,11 @@ func TestInUse(t *testing.T) {
 		n.Status.Held[0].Fixed = true
 		return n
 	}
+	quarantined := func(network string) *v1alpha1.NodeNetwork {
+		n := held(network)
+		n.Status.Held[0].Quarantined = true
+		return n
+	}
 	tests := map[string]struct {
 		block *v1alpha1.IPBlock
 		pods  []corev1.Pod
@@ -151,6 +156,7 @@ func TestInUse(t *testing.T) {
 		"an address that the agent holds":            {block(true), nil, held("data"), time.Time{}, true},
 		"an address held in another network":         {block(true), nil, held("management"), time.Time{}, false},
 		"a fixed address that the agent holds":       {block(true), nil, heldFixed("data"), time.Time{}, false},
+		"free addresses of another, closed block":    {block(true), nil, quarantined("data"), time.Time{}, false},
 		"a pod from before the Node registered anew": {block(false), pod("worker", deleted), nil, deleted.Add(time.Hour), true},
 		"a pod of the Node that registered anew":     {block(false), pod("worker", deleted), agent("True"), deleted.Add(-time.Hour), false},
 		"the Node that registered anew has no agent": {block(false), nil, nil, deleted, true},
