@@ -89,8 +89,20 @@ bench-scheduler: ## Measure the scheduler against the stock one (NODES, PODS, RO
 	hack/bench-scheduler.sh
 
 .PHONY: bench-addresses
-bench-addresses: ## Measure address management: allocation, API writes, claims, memory (see test/benchaddresses)
+bench-addresses: ## Measure address management: allocation, API writes, claims (see test/benchaddresses)
 	hack/bench-addresses.sh
+
+.PHONY: bench-agent
+bench-agent: ## Measure an agent's memory and what it watches in a cluster of 5,000 nodes (see test/benchagent)
+	hack/bench-agent.sh
+
+.PHONY: bench-attach
+bench-attach: ## Measure ADD and DEL against the bare kernel and the reference plugins (see test/benchattach)
+	hack/bench-attach.sh
+
+.PHONY: bench-pods
+bench-pods: ## Measure on the demonstration cluster what networks cost a Deployment (REPLICAS, ROUNDS)
+	CLUSTER=$(CLUSTER) hack/bench-pods.sh
 
 ##@ Check
 

@@ -37,17 +37,6 @@ func (n networks) Get(name string) (*v1alpha1.Network, bool) {
 	return &out, true
 }
 
-// namespaces implements attach.Namespaces.
-type namespaces struct{ reader client.Reader }
-
-func (n namespaces) Labels(name string) (map[string]string, bool) {
-	var out corev1.Namespace
-	if err := n.reader.Get(context.Background(), types.NamespacedName{Name: name}, &out); err != nil {
-		return nil, false
-	}
-	return out.Labels, true
-}
-
 // pods implements attach.Pods.
 type pods struct{ reader client.Reader }
 

@@ -20,6 +20,7 @@ import (
 	"k8s.io/klog/v2"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
@@ -58,6 +59,9 @@ type agent struct {
 	reporter  *report.Reporter
 	server    *attach.Server
 	installer *install.Installer
+	// namespaces and watched are what the agent has copies of; see follow.
+	namespaces *namespaces
+	watched    watched
 
 	// serving is set when the whole start is done.
 	serving atomic.Bool
@@ -139,9 +143,10 @@ func (a *agent) makeServer(opts *options) (err error) {
 	config := attach.Config{StateDir: opts.stateDir}
 	a.socket = config.Socket()
 	reader := a.mgr.GetClient()
+	a.namespaces = &namespaces{caches: a.mgr.GetCache()}
 	a.server, err = attach.NewServer(config, attach.Deps{
 		Networks:     networks{reader},
-		Namespaces:   namespaces{reader},
+		Namespaces:   a.namespaces,
 		Pods:         pods{reader},
 		Running:      running{cached: reader, live: a.mgr.GetAPIReader(), recorder: a.mgr.GetEventRecorder(v1alpha1.FieldOwnerAgent)},
 		Claims:       claims{reader},
@@ -242,7 +247,12 @@ func (a *agent) run(ctx context.Context) error {
 // cache that the parts read without a context of their own is filled.
 func (a *agent) follow(ctx context.Context) error {
 	caches := a.mgr.GetCache()
-	synced, err := a.held.pods.follow(ctx, caches)
+	ofNode, err := caches.GetInformer(ctx, &corev1.Pod{}, cache.BlockUntilSynced(false))
+	if err != nil {
+		return fmt.Errorf("watching pods: %w", err)
+	}
+	a.watched.add(&corev1.Pod{}, ofNode)
+	synced, err := a.held.pods.follow(ofNode)
 	if err != nil {
 		return err
 	}
@@ -254,22 +264,46 @@ func (a *agent) follow(ctx context.Context) error {
 		changed func()
 	}{
 		{&corev1.Node{}, a.inventory.Notify},
-		{&v1alpha1.Network{}, func() { a.inventory.Notify(); a.overlays.Notify() }},
+		{&v1alpha1.Network{}, func() { a.networksChanged(ctx) }},
 		{&v1alpha1.PhysicalNetwork{}, a.inventory.Notify},
 		{&v1alpha1.NodeNetwork{}, a.inventory.NotifyHeld},
 		{&v1alpha1.IPBlock{}, func() {}},
 		{&v1alpha1.IPClaim{}, func() {}},
-		{&corev1.Namespace{}, func() {}},
 		{&networkingv1.ServiceCIDR{}, func() {}},
 	} {
-		if err := follow(ctx, caches, f.obj, f.changed); err != nil {
+		informer, err := follow(ctx, caches, f.obj, f.changed)
+		if err != nil {
 			return err
 		}
+		a.watched.add(f.obj, informer)
 	}
 	if !caches.WaitForCacheSync(ctx) || !toolscache.WaitForCacheSync(ctx.Done(), synced) {
 		return fmt.Errorf("filling the caches: %w", ctx.Err())
 	}
+	if err := a.namespaces.adapt(ctx); err != nil {
+		return err
+	}
+	if !toolscache.WaitForCacheSync(ctx.Done(), a.namespaces.filled) {
+		return fmt.Errorf("filling the cache of Namespaces: %w", ctx.Err())
+	}
 	return nil
+}
+
+// cached is how many objects of each kind the agent has copies of.
+func (a *agent) cached() map[string]int {
+	out := a.watched.counts()
+	if informer := a.namespaces.watching(); informer != nil {
+		out[kindOf(&corev1.Namespace{})] = size(informer)
+	}
+	return out
+}
+
+func (a *agent) networksChanged(ctx context.Context) {
+	a.inventory.Notify()
+	a.overlays.Notify()
+	if err := a.namespaces.adapt(ctx); err != nil && ctx.Err() == nil {
+		klog.FromContext(ctx).Error(err, "Networks with a namespaceSelector may refuse pods")
+	}
 }
 
 // install writes the CNI configuration once there is somebody to answer.

@@ -33,7 +33,7 @@ import (
 // only at the place of wiring.
 var (
 	_ attach.Networks      = networks{}
-	_ attach.Namespaces    = namespaces{}
+	_ attach.Namespaces    = (*namespaces)(nil)
 	_ attach.Pods          = pods{}
 	_ inventory.HeldSource = held{}
 	_ attach.Topology      = (*inventory.Snapshot)(nil)
@@ -187,14 +187,18 @@ func TestAPodThatIsStartedBeforeTheWatchTellsOfItHoldsNothing(t *testing.T) {
 	expect("the same, later", false, 3)
 }
 
-func TestAdaptersReadTheCaches(t *testing.T) {
+func newScheme(t *testing.T) *runtime.Scheme {
+	t.Helper()
 	scheme := runtime.NewScheme()
 	if err := errors.Join(corev1.AddToScheme(scheme), networkingv1.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
 		t.Fatal(err)
 	}
-	reader := client.Reader(fake.NewClientBuilder().WithScheme(scheme).WithObjects(
+	return scheme
+}
+
+func TestAdaptersReadTheCaches(t *testing.T) {
+	reader := client.Reader(fake.NewClientBuilder().WithScheme(newScheme(t)).WithObjects(
 		&v1alpha1.Network{ObjectMeta: metav1.ObjectMeta{Name: "data"}},
-		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "prod", Labels: map[string]string{"tenant": "a"}}},
 		testPod(corev1.PodRunning),
 		&networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: "kubernetes"}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{"10.96.0.0/16", "fd00:10:96::/112"}}},
 		&networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: "more"}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{"10.96.0.0/16"}}},
@@ -205,12 +209,6 @@ func TestAdaptersReadTheCaches(t *testing.T) {
 	}
 	if _, ok := (networks{reader}).Get("absent"); ok {
 		t.Error("a network that does not exist was found")
-	}
-	if labels, ok := (namespaces{reader}).Labels("prod"); !ok || labels["tenant"] != "a" {
-		t.Errorf("labels: %v, %t", labels, ok)
-	}
-	if _, ok := (namespaces{reader}).Labels("absent"); ok {
-		t.Error("a namespace that does not exist was found")
 	}
 	if annotations, ok := (pods{reader}).Annotations("prod", "web"); !ok || annotations[v1alpha1.AnnotationNetworks] != "data@eth1" {
 		t.Errorf("annotations: %v, %t", annotations, ok)

@@ -7,6 +7,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -31,7 +33,8 @@ const stopTimeout = 10 * time.Second
 
 // newManager makes the manager with caches that hold nothing but what this
 // node needs: its own Node, NodeNetwork, pods, blocks and claims; all Networks,
-// PhysicalNetworks, Namespaces and ServiceCIDRs; of each only what is read.
+// PhysicalNetworks and ServiceCIDRs, and all Namespaces if a Network asks for
+// them; of each only what is read.
 func newManager(config *rest.Config, opts *options) (ctrl.Manager, error) {
 	scheme := runtime.NewScheme()
 	if err := errors.Join(corev1.AddToScheme(scheme), networkingv1.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
@@ -113,10 +116,10 @@ func slimMeta(meta *metav1.ObjectMeta) metav1.ObjectMeta {
 
 // follow has changed called for every change of objects of a kind. Handlers
 // are told nothing: they look at the caches.
-func follow(ctx context.Context, caches cache.Cache, obj client.Object, changed func()) error {
+func follow(ctx context.Context, caches cache.Cache, obj client.Object, changed func()) (cache.Informer, error) {
 	informer, err := caches.GetInformer(ctx, obj, cache.BlockUntilSynced(false))
 	if err != nil {
-		return fmt.Errorf("watching %T: %w", obj, err)
+		return nil, fmt.Errorf("watching %T: %w", obj, err)
 	}
 	_, err = informer.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
 		AddFunc:    func(any) { changed() },
@@ -124,7 +127,43 @@ func follow(ctx context.Context, caches cache.Cache, obj client.Object, changed 
 		DeleteFunc: func(any) { changed() },
 	})
 	if err != nil {
-		return fmt.Errorf("watching %T: %w", obj, err)
+		return nil, fmt.Errorf("watching %T: %w", obj, err)
 	}
-	return nil
+	return informer, nil
 }
+
+// watched are the informers by kind, to tell how much they hold.
+type watched struct {
+	mu     sync.Mutex
+	byKind map[string]cache.Informer
+}
+
+func (w *watched) add(obj client.Object, informer cache.Informer) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.byKind == nil {
+		w.byKind = map[string]cache.Informer{}
+	}
+	w.byKind[kindOf(obj)] = informer
+}
+
+func (w *watched) counts() map[string]int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	out := make(map[string]int, len(w.byKind))
+	for kind, informer := range w.byKind {
+		out[kind] = size(informer)
+	}
+	return out
+}
+
+// size is the number of objects behind an informer, which is client-go's own.
+func size(informer cache.Informer) int {
+	if backed, ok := informer.(interface{ GetStore() toolscache.Store }); ok {
+		return len(backed.GetStore().ListKeys())
+	}
+	return 0
+}
+
+// kindOf names an object's kind, such as Pod: the type has the same name.
+func kindOf(obj client.Object) string { return reflect.TypeOf(obj).Elem().Name() }

@@ -14,7 +14,7 @@ import (
 type collector struct {
 	agent *agent
 
-	physical, refused, held, unreported, ready *prometheus.Desc
+	physical, refused, held, unreported, cached, ready *prometheus.Desc
 }
 
 func newCollector(a *agent) *collector {
@@ -27,13 +27,14 @@ func newCollector(a *agent) *collector {
 		refused:    desc("network_refused", "1 for every Network that this node refuses although it backs its physical network.", "network", "reason"),
 		held:       desc("addresses_held", "Leased addresses that no living pod accounts for.", "network"),
 		unreported: desc("reports_pending", "Pods whose network-status is not written yet."),
+		cached:     desc("cached_objects", "Objects of the API server that the agent keeps copies of and watches.", "kind"),
 		ready:      desc("ready", "1 once the agent serves the CNI."),
 	}
 }
 
 // Describe implements prometheus.Collector.
 func (c *collector) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.physical, c.refused, c.held, c.unreported, c.ready} {
+	for _, d := range []*prometheus.Desc{c.physical, c.refused, c.held, c.unreported, c.cached, c.ready} {
 		out <- d
 	}
 }
@@ -58,6 +59,9 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		gauge(c.held, float64(count), network)
 	}
 	gauge(c.unreported, float64(c.agent.reporter.Pending()))
+	for kind, count := range c.agent.cached() {
+		gauge(c.cached, float64(count), kind)
+	}
 	gauge(c.ready, number(c.agent.serving.Load()))
 }
 

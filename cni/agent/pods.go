@@ -4,7 +4,6 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"maps"
 	"sync"
@@ -44,11 +43,7 @@ func newLivingPods(c clock.WithDelayedExecution, changed func()) *livingPods {
 
 // follow learns from the cache of this node's pods; synced says that it has
 // heard of all that were there.
-func (l *livingPods) follow(ctx context.Context, caches cache.Cache) (synced toolscache.InformerSynced, err error) {
-	informer, err := caches.GetInformer(ctx, &corev1.Pod{}, cache.BlockUntilSynced(false))
-	if err != nil {
-		return nil, fmt.Errorf("watching pods: %w", err)
-	}
+func (l *livingPods) follow(informer cache.Informer) (synced toolscache.InformerSynced, err error) {
 	registration, err := informer.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
 		AddFunc:    func(obj any) { l.set(obj, true) },
 		UpdateFunc: func(_, obj any) { l.set(obj, true) },

@@ -234,7 +234,7 @@ func ready(name, plugin string, subnet, subnet6 v1alpha1.CIDR) *v1alpha1.Network
 	}
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	t.Helper()
 	w := &world{
 		links: link.NewFake(map[string]int{"eth1": 1500}), parents: []string{"eth1"}, bridged: map[string]bool{"eth1": true},
@@ -251,7 +251,7 @@ func newWorld(t *testing.T) *world {
 }
 
 // open makes the server, as an agent that starts does.
-func (w *world) open(t *testing.T, state string) {
+func (w *world) open(t testing.TB, state string) {
 	t.Helper()
 	server, err := NewServer(Config{StateDir: state}, Deps{
 		Networks: w, Namespaces: w, Pods: w, Running: w, Claims: w, Addresses: w, PodLinks: podLinks{w}, HostLinks: w.links,

@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"testing"
 	"time"
 
@@ -19,6 +18,8 @@ import (
 	"github.com/netplane/netplane/api/addressing"
 	"github.com/netplane/netplane/api/v1alpha1"
 	"github.com/netplane/netplane/cni/ipam"
+	"github.com/netplane/netplane/test/figures"
+	"github.com/netplane/netplane/test/fleet"
 )
 
 // A full node: kubelet's usual limit is 110 pods, large nodes have 250.
@@ -37,17 +38,17 @@ type ipamUnderTest interface {
 // for one pod, in memory with a journal, and in the same rounds the way of
 // host-local: a file per address.
 func BenchmarkAlloc(b *testing.B) {
-	ops := setting(b, "ALLOCS", 20000)
+	ops := figures.Setting(b, "ALLOCS", 20000)
 	dir := tmpfs(b)
 	journal, files := newJournalled(b, dir), newFilePerAddress(dir)
 	for _, way := range []ipamUnderTest{journal, files} {
 		for pod := range fullNodePods - 1 {
 			for network := range fullNodeNetworks {
-				must(b, way.reserve(networkName(network), container(pod, network)))
+				fleet.Must(b, way.reserve(networkName(network), container(pod, network)))
 			}
 		}
 	}
-	say(b, "addresses: %d leases, journal and files in %s (tmpfs)", (fullNodePods-1)*fullNodeNetworks, dir)
+	figures.Say(b, "addresses: %d leases, journal and files in %s (tmpfs)", (fullNodePods-1)*fullNodeNetworks, dir)
 	const rounds = 5
 	var ours, theirs churn
 	var ratios []float64
@@ -55,13 +56,12 @@ func BenchmarkAlloc(b *testing.B) {
 		fast := ours.run(b, journal, ops/rounds)
 		ratios = append(ratios, fast/theirs.run(b, files, max(1, ops/rounds/20)))
 	}
-	slices.Sort(ratios)
-	say(b, "addresses: journal reserve p50 %s p99 %s, release p50 %s p99 %s", percentile(ours.reserves, 50), percentile(ours.reserves, 99), percentile(ours.releases, 50), percentile(ours.releases, 99))
-	say(b, "addresses: files   reserve p50 %s p99 %s, release p50 %s p99 %s", percentile(theirs.reserves, 50), percentile(theirs.reserves, 99), percentile(theirs.releases, 50), percentile(theirs.releases, 99))
+	figures.Say(b, "addresses: journal reserve p50 %s p99 %s, release p50 %s p99 %s", figures.Percentile(ours.reserves, 50), figures.Percentile(ours.reserves, 99), figures.Percentile(ours.releases, 50), figures.Percentile(ours.releases, 99))
+	figures.Say(b, "addresses: files   reserve p50 %s p99 %s, release p50 %s p99 %s", figures.Percentile(theirs.reserves, 50), figures.Percentile(theirs.reserves, 99), figures.Percentile(theirs.releases, 50), figures.Percentile(theirs.releases, 99))
 	figure(b, "alloc-per-s", ours.perSecond())
-	figure(b, "alloc-p99-us", float64(percentile(ours.reserves, 99).Nanoseconds())/1e3)
-	figure(b, "alloc-release-p99-us", float64(percentile(ours.releases, 99).Nanoseconds())/1e3)
-	figure(b, "alloc-ratio-to-file-per-address", ratios[rounds/2])
+	figure(b, "alloc-p99-us", float64(figures.Percentile(ours.reserves, 99).Nanoseconds())/1e3)
+	figure(b, "alloc-release-p99-us", float64(figures.Percentile(ours.releases, 99).Nanoseconds())/1e3)
+	figure(b, "alloc-ratio-to-file-per-address", figures.Median(ratios))
 }
 
 // churn is the durations of reservations, each followed by its release.
@@ -77,9 +77,9 @@ func (c *churn) run(b *testing.B, way ipamUnderTest, ops int) float64 {
 	for i := range ops {
 		network, id := networkName(i%fullNodeNetworks), fmt.Sprintf("%s-%d", container(fullNodePods, i%fullNodeNetworks), i)
 		start := time.Now()
-		must(b, way.reserve(network, id))
+		fleet.Must(b, way.reserve(network, id))
 		middle := time.Now()
-		must(b, way.release(network, id))
+		fleet.Must(b, way.release(network, id))
 		c.reserves = append(c.reserves, middle.Sub(start))
 		c.releases = append(c.releases, time.Since(middle))
 	}
@@ -105,7 +105,7 @@ func tmpfs(b *testing.B) string {
 			continue
 		}
 		dir, err := os.MkdirTemp(parent, "netplane-bench")
-		must(b, err)
+		fleet.Must(b, err)
 		b.Cleanup(func() { _ = os.RemoveAll(dir) })
 		return dir
 	}
@@ -122,11 +122,11 @@ type journalled struct {
 func newJournalled(b *testing.B, dir string) journalled {
 	b.Helper()
 	manager := ipam.New(ipam.Config{JournalPath: filepath.Join(dir, "addresses.journal"), Wait: time.Millisecond})
-	must(b, manager.Replay(func(ipam.Lease) bool { return true }))
+	fleet.Must(b, manager.Replay(func(ipam.Lease) bool { return true }))
 	b.Cleanup(func() { _ = manager.Close() })
 	for i := range fullNodeNetworks {
 		plan, err := addressing.NewPlan(networkName(i), &v1alpha1.NetworkSpec{Subnet: v1alpha1.CIDR(fmt.Sprintf("10.%d.0.0/16", i))})
-		must(b, err)
+		fleet.Must(b, err)
 		var blocks []ipam.Block
 		capacity := 0
 		for prefix := range plan.Candidates("worker") {

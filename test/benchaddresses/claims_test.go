@@ -28,14 +28,19 @@ import (
 
 	"github.com/netplane/netplane/api/v1alpha1"
 	"github.com/netplane/netplane/cni/ipam"
+	"github.com/netplane/netplane/test/figures"
+	"github.com/netplane/netplane/test/fleet"
 )
+
+// cluster is where the nodes claim.
+type cluster struct{ *fleet.Cluster }
 
 // BenchmarkClaims has many nodes claim a block of a new Network, as they do when
 // it becomes Ready: with a connection for each node, as agents have; with one
 // that all share; and all in the same moment, without leaving each other time.
 func BenchmarkClaims(b *testing.B) {
-	nodes := setting(b, "NODES", 5000)
-	c := startCluster(b)
+	nodes := figures.Setting(b, "NODES", 5000)
+	c := cluster{fleet.Start(b)}
 	each := func() *net.Dialer { return &net.Dialer{} }
 	own := c.claimRound(b, "spread", "10.0.0.0/8", nodes, nodes, each)
 	shared := c.claimRound(b, "shared-connection", "11.0.0.0/8", nodes, nodes, nil)
@@ -47,11 +52,11 @@ func BenchmarkClaims(b *testing.B) {
 
 // claimRound returns the time until every node has a block of the network, whose
 // status tells of so many nodes.
-func (c *cluster) claimRound(b *testing.B, name, subnet string, count, known int, dialer func() *net.Dialer) time.Duration {
+func (c cluster) claimRound(b *testing.B, name, subnet string, count, known int, dialer func() *net.Dialer) time.Duration {
 	b.Helper()
-	network := c.network(b, name, &v1alpha1.NetworkSpec{PhysicalNet: "phy-net0", Plugin: v1alpha1.PluginMacvlan, Subnet: v1alpha1.CIDR(subnet)})
+	network := c.Network(b, name, &v1alpha1.NetworkSpec{PhysicalNet: "phy-net0", Plugin: v1alpha1.PluginMacvlan, Subnet: v1alpha1.CIDR(subnet)})
 	network.Status.Nodes.Total = int32(known)
-	c.awaitPolicies(b, network)
+	c.AwaitPolicies(b, network)
 	dir, nodes := tmpfs(b), make([]*claimingNode, count)
 	for i := range nodes {
 		nodes[i] = c.claimingNode(b, filepath.Join(dir, fmt.Sprintf("node-%04d", i)), network, dialer)
@@ -64,35 +69,35 @@ func (c *cluster) claimRound(b *testing.B, name, subnet string, count, known int
 		}
 	}()
 	each(nodes, 64, func(node *claimingNode) { node.err = node.connect(b.Context()) })
-	must(b, failures(nodes))
-	refused := c.metric(b, "apiserver_request_total", `code="429"`)
-	taken := c.metric(b, "apiserver_request_total", `code="409"`, `resource="ipblocks"`, `verb="POST"`)
+	fleet.Must(b, failures(nodes))
+	refused := c.Metric(b, "apiserver_request_total", `code="429"`)
+	taken := c.Metric(b, "apiserver_request_total", `code="409"`, `resource="ipblocks"`, `verb="POST"`)
 	began := time.Now()
 	each(nodes, count, func(node *claimingNode) {
 		node.err = node.claim(b.Context())
 		node.took = time.Since(began)
 	})
 	total := time.Since(began)
-	must(b, failures(nodes))
+	fleet.Must(b, failures(nodes))
 	c.checkBlocks(b, network.Name, count)
-	refused = c.metric(b, "apiserver_request_total", `code="429"`) - refused
-	taken = c.metric(b, "apiserver_request_total", `code="409"`, `resource="ipblocks"`, `verb="POST"`) - taken
+	refused = c.Metric(b, "apiserver_request_total", `code="429"`) - refused
+	taken = c.Metric(b, "apiserver_request_total", `code="409"`, `resource="ipblocks"`, `verb="POST"`) - taken
 	took, retries := make([]time.Duration, count), 0
 	for i, node := range nodes {
 		took[i] = node.took
 		retries += node.retries
 	}
-	say(b, "claims, %s: %d nodes in %.2fs, p50 %s, p99 %s; candidates taken %.0f, refused by flow control (429) %.0f, failed reconciliations %d",
-		name, count, total.Seconds(), percentile(took, 50).Round(time.Millisecond), percentile(took, 99).Round(time.Millisecond), taken, refused, retries)
+	figures.Say(b, "claims, %s: %d nodes in %.2fs, p50 %s, p99 %s; candidates taken %.0f, refused by flow control (429) %.0f, failed reconciliations %d",
+		name, count, total.Seconds(), figures.Percentile(took, 50).Round(time.Millisecond), figures.Percentile(took, 99).Round(time.Millisecond), taken, refused, retries)
 	return total
 }
 
 // checkBlocks wants as many blocks, each with a node of its own. (Their names
 // keep them from overlapping.)
-func (c *cluster) checkBlocks(b *testing.B, network string, want int) {
+func (c cluster) checkBlocks(b *testing.B, network string, want int) {
 	b.Helper()
 	var list v1alpha1.IPBlockList
-	must(b, c.List(b.Context(), &list, client.MatchingFields{v1alpha1.FieldIPBlockNetwork: network}))
+	fleet.Must(b, c.List(b.Context(), &list, client.MatchingFields{v1alpha1.FieldIPBlockNetwork: network}))
 	holders := map[string]bool{}
 	for i := range list.Items {
 		holders[list.Items[i].Spec.NodeName] = true
@@ -119,22 +124,22 @@ type claimingNode struct {
 	err     error
 }
 
-func (c *cluster) claimingNode(b *testing.B, dir string, network *v1alpha1.Network, dialer func() *net.Dialer) *claimingNode {
+func (c cluster) claimingNode(b *testing.B, dir string, network *v1alpha1.Network, dialer func() *net.Dialer) *claimingNode {
 	b.Helper()
 	n := &claimingNode{name: filepath.Base(dir), network: network}
-	config := c.asAgent(n.name)
+	config := c.AsAgent(n.name)
 	if dialer != nil {
 		config.Dial = dialer().DialContext // keeps client-go from sharing connections
 	}
 	connection, err := rest.HTTPClientFor(config)
-	must(b, err)
+	fleet.Must(b, err)
 	n.transport = connection.Transport
-	n.Client, err = client.New(config, client.Options{HTTPClient: connection, Scheme: c.scheme, Mapper: c.RESTMapper()})
-	must(b, err)
-	must(b, os.Mkdir(dir, 0o755))
+	n.Client, err = client.New(config, client.Options{HTTPClient: connection, Scheme: c.Scheme(), Mapper: c.RESTMapper()})
+	fleet.Must(b, err)
+	fleet.Must(b, os.Mkdir(dir, 0o755))
 	n.manager = ipam.New(ipam.Config{JournalPath: filepath.Join(dir, "addresses.journal")})
 	n.claimer = ipam.NewClaimer(ipam.ClaimerConfig{NodeName: n.name}, ipam.ClaimerDeps{Client: n, Live: n.Client, Manager: n.manager})
-	must(b, n.manager.Replay(func(ipam.Lease) bool { return true }))
+	fleet.Must(b, n.manager.Replay(func(ipam.Lease) bool { return true }))
 	return n
 }
 

@@ -202,7 +202,7 @@ func checkNoEndpoints(t *testing.T, ns, service string) {
 
 // journalLeases are the leases of a namespace's pods that an agent's journal
 // holds: each line is a checksum and a record of leases taken or freed.
-func journalLeases(t *testing.T, node, ns string) []string {
+func journalLeases(t testing.TB, node, ns string) []string {
 	t.Helper()
 	text := mustOnNode(t, node, "cat", "/run/netplane/addresses.journal")
 	type lease struct {

@@ -26,7 +26,7 @@ import (
 
 // newNetwork creates a Network and removes it at the end of the test. Make the
 // test's namespace after it, so that the pods are gone by then.
-func newNetwork(t *testing.T, name string, spec v1alpha1.NetworkSpec) *v1alpha1.Network {
+func newNetwork(t testing.TB, name string, spec v1alpha1.NetworkSpec) *v1alpha1.Network {
 	t.Helper()
 	n := &v1alpha1.Network{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: spec}
 	if err := env.client.Create(t.Context(), n); err != nil {
@@ -52,7 +52,7 @@ func newNetwork(t *testing.T, name string, spec v1alpha1.NetworkSpec) *v1alpha1.
 }
 
 // awaitNetwork waits for a Network's Ready condition; words must be in its message.
-func awaitNetwork(t *testing.T, name string, status metav1.ConditionStatus, reason string, words ...string) {
+func awaitNetwork(t testing.TB, name string, status metav1.ConditionStatus, reason string, words ...string) {
 	t.Helper()
 	eventually(t, 30*time.Second, fmt.Sprintf("Network %s to be Ready=%s, %s", name, status, reason), func() error {
 		var n v1alpha1.Network

@@ -35,7 +35,7 @@ func onNode(ctx context.Context, node, stdin string, command ...string) (string,
 }
 
 // mustOnNode is onNode for what has to succeed.
-func mustOnNode(t *testing.T, node string, command ...string) string {
+func mustOnNode(t testing.TB, node string, command ...string) string {
 	t.Helper()
 	out, err := onNode(t.Context(), node, "", command...)
 	if err != nil {
@@ -78,7 +78,7 @@ func (l *ipLink) global() []string {
 	return out
 }
 
-func parseLinks(t *testing.T, text string) map[string]ipLink {
+func parseLinks(t testing.TB, text string) map[string]ipLink {
 	t.Helper()
 	links, err := decodeLinks(text)
 	if err != nil {
@@ -102,7 +102,7 @@ func decodeLinks(text string) (map[string]ipLink, error) {
 }
 
 // nodeLinks are the names of the links that netplane made on a node for pods.
-func nodeLinks(t *testing.T, node string) []string {
+func nodeLinks(t testing.TB, node string) []string {
 	t.Helper()
 	var out []string
 	for name := range parseLinks(t, mustOnNode(t, node, "ip", "-j", "link")) {

@@ -25,7 +25,7 @@ import (
 
 // eventually repeats check until it is content; after the timeout the test
 // fails with check's last complaint.
-func eventually(t *testing.T, timeout time.Duration, what string, check func() error) {
+func eventually(t testing.TB, timeout time.Duration, what string, check func() error) {
 	t.Helper()
 	started := time.Now()
 	for {
@@ -52,7 +52,7 @@ func always(t *testing.T, duration time.Duration, what string, check func() erro
 
 // namespace makes one for the test. At the test's end it is removed with all
 // that is in it; if the test failed, what is known about its pods is shown first.
-func namespace(t *testing.T) string {
+func namespace(t testing.TB) string {
 	t.Helper()
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "e2e-", Labels: map[string]string{"netplane.io/e2e": "true"}}}
 	if err := env.client.Create(t.Context(), ns); err != nil {
@@ -76,7 +76,7 @@ func namespace(t *testing.T) string {
 	return ns.Name
 }
 
-func awaitNoPods(ctx context.Context, t *testing.T, ns string) {
+func awaitNoPods(ctx context.Context, t testing.TB, ns string) {
 	t.Helper()
 	eventually(t, 120*time.Second, "the pods of "+ns+" to go", func() error {
 		var left corev1.PodList
@@ -317,7 +317,7 @@ func (b box) mustReach(t *testing.T, host string, port int, want string) {
 }
 
 // dump shows what a person would look at first.
-func dump(ctx context.Context, t *testing.T, ns string) {
+func dump(ctx context.Context, t testing.TB, ns string) {
 	t.Helper()
 	var pods corev1.PodList
 	nodes := map[string]bool{}

@@ -30,6 +30,7 @@ import (
 	"github.com/netplane/netplane/cni/link"
 	"github.com/netplane/netplane/cni/report"
 	"github.com/netplane/netplane/test/integration/apiserver"
+	"github.com/netplane/netplane/test/isolated"
 )
 
 // eventually bounds every wait; a loaded machine is slow.
@@ -71,7 +72,7 @@ func device(name string, up bool) link.Device {
 
 func newClient(t *testing.T) client.Client {
 	t.Helper()
-	c, err := apiserver.NewClient(apiserver.Start(t, apiserver.WithAPIServerFlag("advertise-address", advertised)))
+	c, err := apiserver.NewClient(apiserver.Start(t, apiserver.WithAPIServerFlag("advertise-address", isolated.Advertised)))
 	if err != nil {
 		t.Fatal(err)
 	}

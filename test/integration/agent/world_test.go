@@ -13,7 +13,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -36,6 +35,7 @@ import (
 	"github.com/netplane/netplane/api/v1alpha1"
 	"github.com/netplane/netplane/test/integration/apiserver"
 	"github.com/netplane/netplane/test/integration/program"
+	"github.com/netplane/netplane/test/isolated"
 )
 
 const (
@@ -166,7 +166,7 @@ func (w *world) set(nic string, up bool) {
 // startAPI runs an API server with what the agent finds in a cluster.
 func (w *world) startAPI() {
 	w.Helper()
-	w.config = apiserver.Start(w.T, apiserver.WithAPIServerFlag("advertise-address", advertised))
+	w.config = apiserver.Start(w.T, apiserver.WithAPIServerFlag("advertise-address", isolated.Advertised))
 	server, err := url.Parse(w.config.Host)
 	w.must(err)
 	w.gate = newGate(w.T, server.Host)
@@ -289,7 +289,7 @@ func (w *world) newSandbox(name, networks string) *sandbox {
 		pod.Annotations[v1alpha1.AnnotationNetworks] = networks
 	}
 	w.create(pod)
-	s := &sandbox{id: "sandbox-of-" + name, netns: newNamespace(w.T), pod: pod}
+	s := &sandbox{id: "sandbox-of-" + name, netns: isolated.NewNamespace(w.T), pod: pod}
 	s.cni = libcni.NewCNIConfigWithCacheDir([]string{w.bin}, filepath.Join(w.dir, "cache"), nil)
 	files, err := libcni.ConfFiles(w.conf, []string{".conflist"})
 	w.must(err)
@@ -317,29 +317,6 @@ func (w *world) del(s *sandbox) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(w.Context()), eventually)
 	defer cancel()
 	return s.cni.DelNetworkList(ctx, s.list, s.runtime)
-}
-
-func newNamespace(t *testing.T) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "netns")
-	if err := os.WriteFile(path, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	made := make(chan error, 1)
-	go func() {
-		// The thread is not unlocked: it ends with the goroutine.
-		runtime.LockOSThread()
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			made <- err
-			return
-		}
-		made <- unix.Mount(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()), path, "", unix.MS_BIND, "")
-	}()
-	if err := <-made; err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = unix.Unmount(path, unix.MNT_DETACH) })
-	return path
 }
 
 // interfaces lists a pod's links and addresses, as text.

@@ -1,4 +1,4 @@
-// The reference CNI plugins that make the cluster's default network.
+// The reference CNI plugins: those that make the cluster's default network, and macvlan to compare with.
 module github.com/netplane/netplane/test/nodeimage/plugins
 
 go 1.26.0
@@ -22,6 +22,7 @@ tool (
 	github.com/containernetworking/plugins/plugins/ipam/host-local
 	github.com/containernetworking/plugins/plugins/main/bridge
 	github.com/containernetworking/plugins/plugins/main/loopback
+	github.com/containernetworking/plugins/plugins/main/macvlan
 	github.com/containernetworking/plugins/plugins/main/ptp
 	github.com/containernetworking/plugins/plugins/meta/portmap
 )
