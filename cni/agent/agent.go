@@ -331,6 +331,9 @@ func (a *agent) markReady(ctx context.Context) error {
 	case <-a.installer.Installed():
 		a.serving.Store(true)
 		klog.FromContext(ctx).Info("Serving")
+		if err := forgetStart(); err != nil {
+			klog.FromContext(ctx).Error(err, "Kept the memory that the start took")
+		}
 	case <-ctx.Done():
 	}
 	return nil

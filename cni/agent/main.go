@@ -39,6 +39,7 @@ func run() int {
 		fmt.Fprintln(os.Stderr, "Error:", err)
 		return 2
 	}
+	tightenGC()
 	ctrl.SetLogger(klog.Background())
 	defer klog.Flush()
 	if err := serve(ctrl.SetupSignalHandler(), opts); err != nil {

@@ -164,7 +164,7 @@ func (f *floor) configure(inside *nl.SocketHandle, i int, serial uint32) error {
 		msg.Index, msg.Prefixlen = uint32(index), 16
 		req.AddData(msg)
 		if address.Is6() {
-			msg.Prefixlen, msg.IfAddrmsg.Flags = 64, unix.IFA_F_NODAD
+			msg.Prefixlen, msg.Flags = 64, unix.IFA_F_NODAD
 		}
 		req.AddData(nl.NewRtAttr(unix.IFA_LOCAL, address.AsSlice()))
 		if err := execute(req); err != nil {

@@ -54,13 +54,6 @@ func (n *node) Annotations(_, _ string) (map[string]string, bool) { return nil, 
 
 func (n *node) OfPod(types.UID) []*v1alpha1.IPClaim { return nil }
 
-// Parents takes physical networks to be named after their NIC.
-func (n *node) Parents(physicalNet string) []string { return []string{physicalNet} }
-
-func (n *node) Refusal(string) (reason, message string, refused bool) { return "", "", false }
-
-func (n *node) BridgeMode(nic string) bool { return nic == nicBridged }
-
 func (n *node) Attached(types.NamespacedName, types.UID, string, []podnetworks.Attachment, []podnetworks.Use) {
 }
 
@@ -74,6 +67,17 @@ type running struct{ attach.Running }
 func (running) Networks(context.Context, types.NamespacedName, types.UID, bool) (annotation string, known bool, err error) {
 	return "", false, nil
 }
+
+// topology is the node's inventory; what it does not answer is not asked for
+// macvlans and ports of bridges.
+type topology struct{ attach.Topology }
+
+// Parents takes physical networks to be named after their NIC.
+func (topology) Parents(physicalNet string) []string { return []string{physicalNet} }
+
+func (topology) Refusal(string) (reason, message string, refused bool) { return "", "", false }
+
+func (topology) BridgeMode(nic string) bool { return nic == nicBridged }
 
 func newNode(b *testing.B) *node {
 	b.Helper()
@@ -142,8 +146,8 @@ func (n *node) serve(b *testing.B, config attach.Config) {
 	b.Cleanup(links.Close)
 	server, err := attach.NewServer(config, attach.Deps{
 		Networks: n, Namespaces: n, Pods: n, Claims: n, Addresses: n.manager, PodLinks: links, HostLinks: links, Prober: links, Taken: n, Reporter: n,
-		Running:  running{},
-		Topology: func() attach.Topology { return n },
+		Running: running{}, NICs: links,
+		Topology: func() attach.Topology { return topology{} },
 		ServiceCIDRs: func() []netip.Prefix {
 			return []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16"), netip.MustParsePrefix("fd00:96::/112")}
 		},

@@ -168,8 +168,8 @@ func sum(b *testing.B, text, name string, labels ...string) float64 {
 	total := 0.0
 lines:
 	for line := range strings.Lines(text) {
-		rest, found := strings.CutPrefix(line, name+"{")
-		if !found {
+		rest, found := strings.CutPrefix(line, name)
+		if !found || !strings.HasPrefix(rest, "{") && !strings.HasPrefix(rest, " ") {
 			continue
 		}
 		for _, label := range labels {
