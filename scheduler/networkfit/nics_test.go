@@ -100,7 +100,6 @@ func TestFilterCountsNICsByPhysicalNetwork(t *testing.T) {
 		"pods that share the NIC do not count":         {asked: "fast", node: nics("up"), there: pods(5, "shared"), want: success()},
 		"the pod does not stand in its own way":        {pod: own, node: nics("pod"), there: []*v1.Pod{own}, want: success()},
 		"a sandbox that outlives its pod has its NIC":  {asked: "fast", node: makeNode("n", nil, nicsOn("phy-nics", "pod"), hold(v1alpha1.HeldAddresses{Network: "slow", Count: 1, PodUID: "gone"})), want: full("fast")},
-		"free addresses of a closed block are no NIC": {asked: "fast", node: makeNode("n", nil, nicsOn("phy-nics", "up"), nicsOn("phy-other", "up"), hold(v1alpha1.HeldAddresses{Network: "slow", Count: 5, Quarantined: true})), want: success()},
 		"a network of NICs has addresses, too": {
 			asked: "fast", node: nics("up", "up", "up", "up", "up", "up", "up", "up"), there: pods(7, "fast"),
 			want: unschedulable(`node(s) had no free address in network "fast"`),

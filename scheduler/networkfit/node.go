@@ -149,12 +149,11 @@ func (n *node) holds(network string) int {
 	return sum
 }
 
-// interfacesHeld counts those with fixed addresses, too, but no addresses that
-// no interface has.
+// interfacesHeld counts those with fixed addresses, too.
 func (n *node) interfacesHeld(network string) int {
 	var sum int
 	for i := range n.held {
-		if n.held[i].Network == network && !n.held[i].Quarantined {
+		if n.held[i].Network == network {
 			sum += int(n.held[i].Count)
 		}
 	}
