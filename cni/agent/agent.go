@@ -140,7 +140,11 @@ func (a *agent) makeServer(opts *options) (err error) {
 	if err != nil {
 		return err
 	}
-	config := attach.Config{StateDir: opts.stateDir}
+	podCIDRs, err := opts.podPrefixes()
+	if err != nil {
+		return err
+	}
+	config := attach.Config{StateDir: opts.stateDir, PodCIDRs: podCIDRs}
 	a.socket = config.Socket()
 	reader := a.mgr.GetClient()
 	a.namespaces = &namespaces{caches: a.mgr.GetCache()}

@@ -56,6 +56,7 @@ func TestOptionsSayEverythingThatIsWrong(t *testing.T) {
 			want: "--state-dir is too long: the socket's path /" + strings.Repeat("d", 100) + "/agent.sock has 112 bytes, and the kernel allows 107",
 		},
 		"bad service CIDR": {args: []string{"--node-name=w", "--service-cidr=10.96.0.0"}, want: `--service-cidr "10.96.0.0" must be a CIDR, such as 10.96.0.0/12`},
+		"bad pod CIDR":     {args: []string{"--node-name=w", "--pod-cidr=10.244"}, want: `--pod-cidr "10.244" must be a CIDR, such as 10.96.0.0/12`},
 		"no requests":      {args: []string{"--node-name=w", "--kube-api-qps=0"}, want: "--kube-api-qps 0 and --kube-api-burst 100 must be above 0"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -38,6 +38,7 @@ type options struct {
 	healthAddress  string
 	metricsAddress string
 	serviceCIDRs   []string
+	podCIDRs       []string
 	qps            float32
 	burst          int
 	logging        *logsapi.LoggingConfiguration
@@ -72,6 +73,7 @@ func (o *options) addFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.healthAddress, "health-probe-bind-address", o.healthAddress, "address of /healthz and /readyz")
 	fs.StringVar(&o.metricsAddress, "metrics-bind-address", o.metricsAddress, "address of /metrics; 0 turns it off")
 	fs.StringSliceVar(&o.serviceCIDRs, "service-cidr", o.serviceCIDRs, "ranges of ClusterIPs; the cluster's ServiceCIDRs if not given")
+	fs.StringSliceVar(&o.podCIDRs, "pod-cidr", o.podCIDRs, "ranges of the addresses that the cluster's own network gives pods; a pod reaches them by its eth0 also where another network has its default route")
 	fs.Float32Var(&o.qps, "kube-api-qps", o.qps, "requests per second to the API server")
 	fs.IntVar(&o.burst, "kube-api-burst", o.burst, "requests at once to the API server")
 	logsapi.AddFlags(o.logging, fs)
@@ -96,8 +98,10 @@ func (o *options) validate() error {
 	if socket := (attach.Config{StateDir: o.stateDir}).Socket(); len(socket) > maxSocketPath {
 		problems = append(problems, fmt.Errorf("--state-dir is too long: the socket's path %s has %d bytes, and the kernel allows %d", socket, len(socket), maxSocketPath))
 	}
-	if _, err := o.servicePrefixes(); err != nil {
-		problems = append(problems, err)
+	for _, read := range []func() ([]netip.Prefix, error){o.servicePrefixes, o.podPrefixes} {
+		if _, err := read(); err != nil {
+			problems = append(problems, err)
+		}
 	}
 	if o.qps <= 0 || o.burst <= 0 {
 		problems = append(problems, fmt.Errorf("--kube-api-qps %g and --kube-api-burst %d must be above 0", o.qps, o.burst))
@@ -106,11 +110,17 @@ func (o *options) validate() error {
 }
 
 func (o *options) servicePrefixes() ([]netip.Prefix, error) {
+	return prefixes("service-cidr", o.serviceCIDRs)
+}
+
+func (o *options) podPrefixes() ([]netip.Prefix, error) { return prefixes("pod-cidr", o.podCIDRs) }
+
+func prefixes(flag string, texts []string) ([]netip.Prefix, error) {
 	var out []netip.Prefix
-	for _, text := range o.serviceCIDRs {
+	for _, text := range texts {
 		prefix, err := netip.ParsePrefix(text)
 		if err != nil {
-			return nil, fmt.Errorf("--service-cidr %q must be a CIDR, such as 10.96.0.0/12", text)
+			return nil, fmt.Errorf("--%s %q must be a CIDR, such as 10.96.0.0/12", flag, text)
 		}
 		out = append(out, prefix.Masked())
 	}

@@ -115,6 +115,9 @@ func (s *Server) release(ctx context.Context, sandbox *wire.Sandbox, cause error
 func (s *Server) commit(ctx context.Context, sandbox *wire.Sandbox, all []wanted, network *wire.DefaultNetwork) (*Sandbox, json.RawMessage, error) {
 	planned, err := s.designAll(ctx, sandbox, all)
 	if err == nil {
+		err = routeBySource(all, planned.Interfaces, network)
+	}
+	if err == nil {
 		planned.Attachments, err = defaultAttachments(network)
 	}
 	if err != nil {
@@ -165,9 +168,11 @@ func (s *Server) designAll(ctx context.Context, sandbox *wire.Sandbox, all []wan
 		if err != nil {
 			return nil, err
 		}
-		c := circumstances{containerID: sandbox.ContainerID, device: device, services: services}
+		c := circumstances{containerID: sandbox.ContainerID, device: device, services: services, pods: s.config.PodCIDRs}
 		for j := range all {
-			c.elsewhere = c.elsewhere || j != i && all[j].request.DefaultRoute
+			if j != i && all[j].request.DefaultRoute {
+				c.elsewhere = append(c.elsewhere, all[j].routedFamilies()...)
+			}
 		}
 		iface := w.design(&c)
 		out.Interfaces = append(out.Interfaces, iface)

@@ -192,8 +192,10 @@ func TestDefaultRouteIsWhereThePodAskedForIt(t *testing.T) {
 	}
 	text := w.links.String()
 	for _, want := range []string{
-		"fd00:10:10::a0a:2/64 route 10.96.0.0/16 via 10.10.0.1\n", // eth0: Services over the node, no default
-		"10.20.0.2/16 route 10.21.0.0/16 route 10.0.0.0/8 via 10.20.0.253 route 0.0.0.0/0 via 10.20.0.254 take-default keep 10.96.0.0/16\n",
+		// eth0: Services over the node, and no default route but in the family that data lacks.
+		"fd00:10:10::a0a:2/64 route 10.96.0.0/16 via 10.10.0.1 route ::/0 via fd00:10:10::a0a:1 source 10.10.0.0/16 10.96.0.0/16 via 10.10.0.1 0.0.0.0/0 via 10.10.0.1\n",
+		"10.20.0.2/16 route 10.21.0.0/16 route 10.0.0.0/8 via 10.20.0.253 route 0.0.0.0/0 via 10.20.0.254" +
+			" source 10.20.0.0/16 10.21.0.0/16 10.0.0.0/8 via 10.20.0.253 0.0.0.0/0 via 10.20.0.254 take-default keep 10.96.0.0/16\n",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("lacks %q:\n%s", want, text)

@@ -128,6 +128,9 @@ type Config struct {
 	// StateDir holds agent.sock, sandboxes/ and spool/. It must be a tmpfs:
 	// what it tells of does not outlive a reboot.
 	StateDir string
+	// PodCIDRs are the ranges of the cluster's own pod addresses, which keep
+	// their way when a Network takes a pod's default route.
+	PodCIDRs []netip.Prefix
 }
 
 // Socket is where the CNI binary finds the agent.

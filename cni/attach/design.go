@@ -20,8 +20,11 @@ type circumstances struct {
 	device string
 	// services are the ranges of ClusterIPs.
 	services []netip.Prefix
-	// elsewhere: another interface of the pod was asked to have the default route.
-	elsewhere bool
+	// pods are the ranges of the cluster's own pod addresses.
+	pods []netip.Prefix
+	// elsewhere are addresses of the families in which another interface of the
+	// pod was asked to have the default route, and has one.
+	elsewhere []netip.Addr
 }
 
 // primary: the interface is the pod's eth0, whose address is the pod IP.
@@ -45,7 +48,7 @@ func (w *wanted) design(c *circumstances) link.Interface {
 	out.Routes = append(w.onLink(out.Addresses), w.networkRoutes(out.Addresses)...)
 	out.Routes = append(out.Routes, w.defaults(c, out.Addresses)...)
 	if w.request.DefaultRoute && !w.primary() {
-		out.TakeDefault, out.Keep = true, c.services
+		out.TakeDefault, out.Keep = true, slices.Concat(c.services, c.pods)
 	}
 	return out
 }
@@ -81,24 +84,11 @@ func (w *wanted) networkRoutes(addresses []netip.Prefix) []link.Route {
 // over the node, where kube-proxy translates.
 func (w *wanted) defaults(c *circumstances, addresses []netip.Prefix) []link.Route {
 	var out []link.Route
-	wantsDefault := w.request.DefaultRoute || w.primary() && !c.elsewhere
-	gateway, gateway6 := w.plan.Gateway()
 	for _, address := range addresses {
 		own := address.Addr()
-		var next, node netip.Addr
-		for _, g := range []netip.Addr{gateway, gateway6} {
-			if sameFamily(g, own) {
-				next = g
-			}
-		}
-		for _, n := range w.nodeAddresses() {
-			if sameFamily(n, own) && w.primary() {
-				node = n
-			}
-		}
-		if !next.IsValid() {
-			next = node
-		}
+		elsewhere := slices.ContainsFunc(c.elsewhere, func(a netip.Addr) bool { return sameFamily(a, own) })
+		wantsDefault := w.request.DefaultRoute || w.primary() && !elsewhere
+		next, node := w.nextHop(own)
 		if wantsDefault && next.IsValid() {
 			out = append(out, link.Route{To: netip.PrefixFrom(zero(own), 0), Via: next})
 		}
@@ -112,6 +102,37 @@ func (w *wanted) defaults(c *circumstances, addresses []netip.Prefix) []link.Rou
 		}
 	}
 	return out
+}
+
+// nextHop is where packets from one of the interface's addresses leave the
+// network: the gateway or, on eth0 without one, the node; invalid if nowhere.
+// node is the node's own address, on eth0.
+func (w *wanted) nextHop(own netip.Addr) (next, node netip.Addr) {
+	gateway, gateway6 := w.plan.Gateway()
+	for _, g := range []netip.Addr{gateway, gateway6} {
+		if sameFamily(g, own) {
+			next = g
+		}
+	}
+	for _, n := range w.nodeAddresses() {
+		if sameFamily(n, own) && w.primary() {
+			node = n
+		}
+	}
+	if !next.IsValid() {
+		next = node
+	}
+	return next, node
+}
+
+// routedFamilies names the families in which the Network has a gateway by the
+// address of each; of a delegate's Network without subnet both count.
+func (w *wanted) routedFamilies() []netip.Addr {
+	if w.plan == nil {
+		return []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
+	}
+	gateway, gateway6 := w.plan.Gateway()
+	return []netip.Addr{gateway, gateway6}
 }
 
 // path is the host's way to the pod, for an interface that is its eth0.

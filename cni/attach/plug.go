@@ -101,6 +101,7 @@ func (s *Server) readyLink(ctx context.Context, sandbox *Sandbox, all []wanted) 
 	if err != nil {
 		return sandbox, err
 	}
+	routePlugged(sandbox, &all[0], &designed.Interfaces[0])
 	going := sandbox.clone()
 	going.Going[len(going.Going)-1].Interface = &designed.Interfaces[0]
 	if err := s.remember(going); err != nil {

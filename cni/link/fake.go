@@ -75,6 +75,15 @@ func (f *Fake) Add(_ context.Context, netns string, spec Interface) error {
 			line += " via " + r.Via.String()
 		}
 	}
+	if spec.Source != nil {
+		line += " source"
+		for _, r := range spec.Source.Routes {
+			line += " " + strings.TrimPrefix(r.String(), "route to ")
+		}
+		if spec.Source.Beside != "" {
+			line += " beside " + spec.Source.Beside
+		}
+	}
 	if spec.TakeDefault {
 		line += " take-default"
 	}

@@ -7,10 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"net/netip"
-	"slices"
-	"strings"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -98,6 +94,9 @@ func (p *pod) configure(ctx context.Context, kind *maker, spec *Interface) error
 	if err := p.handle.LinkSetUp(born); err != nil {
 		return fmt.Errorf("setting it up: %w", explain(err, spec.Parent))
 	}
+	if err := p.routeBySource(born.Attrs().Index, spec); err != nil {
+		return err
+	}
 	if err := p.addRoutes(born, spec); err != nil {
 		return err
 	}
@@ -140,6 +139,9 @@ func (l *Links) Delete(ctx context.Context, netnsPath string, spec Interface) er
 }
 
 func (p *pod) remove(spec *Interface) error {
+	if err := p.unrouteBySource(spec); err != nil && !IsGone(err) {
+		return err
+	}
 	kind, _ := makerOf(spec.Kind)
 	remove := deleteLink
 	if kind.remove != nil {
@@ -166,61 +168,4 @@ func (l *Links) clean(spec *Interface) error {
 		return nil
 	}
 	return kind.clean(l, spec)
-}
-
-// Check says in what an interface differs from spec.
-func (l *Links) Check(_ context.Context, netnsPath string, spec Interface) error {
-	p, err := l.openPod(netnsPath)
-	if err != nil {
-		return err
-	}
-	defer p.close()
-	born, err := p.handle.LinkByName(spec.Name)
-	if err != nil {
-		return fmt.Errorf("interface %s: %w", spec.Name, err)
-	}
-	addrs, err := dump(func() ([]netlink.Addr, error) { return p.handle.AddrList(born, netlink.FAMILY_ALL) })
-	if err != nil {
-		return fmt.Errorf("listing addresses of %s: %w", spec.Name, err)
-	}
-	var wrong []string
-	attrs := born.Attrs()
-	if kind := spec.linkKind(); born.Type() != kind {
-		wrong = append(wrong, fmt.Sprintf("is a %s, not a %s", born.Type(), kind))
-	}
-	if attrs.HardwareAddr.String() != strings.ToLower(spec.MAC) {
-		wrong = append(wrong, fmt.Sprintf("has MAC %s, not %s", attrs.HardwareAddr, spec.MAC))
-	}
-	if attrs.MTU != spec.MTU {
-		wrong = append(wrong, fmt.Sprintf("has MTU %d, not %d", attrs.MTU, spec.MTU))
-	}
-	if attrs.RawFlags&unix.IFF_UP == 0 {
-		wrong = append(wrong, "is down")
-	}
-	for _, prefix := range spec.Addresses {
-		if !slices.ContainsFunc(addrs, func(a netlink.Addr) bool { return prefixOf(a.IPNet) == prefix }) {
-			wrong = append(wrong, "lacks address "+prefix.String())
-		}
-	}
-	lacking, err := p.missingRoutes(born, &spec)
-	if err != nil {
-		return err
-	}
-	wrong = append(wrong, lacking...)
-	if kind, _ := makerOf(spec.Kind); kind.check != nil {
-		wrong = append(wrong, kind.check(p, born, &spec)...)
-	}
-	if len(wrong) > 0 {
-		return fmt.Errorf("interface %s %s", spec.Name, strings.Join(wrong, ", "))
-	}
-	return nil
-}
-
-func prefixOf(n *net.IPNet) netip.Prefix {
-	if n == nil {
-		return netip.Prefix{}
-	}
-	addr, _ := netip.AddrFromSlice(n.IP)
-	ones, _ := n.Mask.Size()
-	return netip.PrefixFrom(addr.Unmap(), ones)
 }

@@ -72,6 +72,7 @@ func (p *pod) dropDefaults(index int, spec *Interface) ([]netlink.Route, error) 
 			if err := p.handle.RouteDel(old); err != nil && !IsGone(err) {
 				return nil, fmt.Errorf("removing the former default route: %w", err)
 			}
+			old.Family = family
 			dropped = append(dropped, *old)
 		}
 	}
@@ -79,15 +80,15 @@ func (p *pod) dropDefaults(index int, spec *Interface) ([]netlink.Route, error) 
 }
 
 // keepServices sends the destinations that must not follow the new default
-// route by the former one.
+// route by the former one, which may have had no next hop.
 func (p *pod) keepServices(former []netlink.Route, keep []netip.Prefix) error {
 	for i := range former {
 		old := &former[i]
 		for _, to := range keep {
-			if old.Gw == nil || to.Addr().Is4() != (old.Gw.To4() != nil) {
+			if old.Family != familyOf(to.Addr()) {
 				continue
 			}
-			route := &netlink.Route{LinkIndex: old.LinkIndex, Dst: ipNet(to), Gw: old.Gw, Protocol: routeProtocol}
+			route := &netlink.Route{LinkIndex: old.LinkIndex, Dst: ipNet(to), Gw: old.Gw, Scope: old.Scope, Flags: old.Flags, Protocol: routeProtocol}
 			if err := p.handle.RouteAdd(route); err != nil && !isExists(err) {
 				return fmt.Errorf("keeping the route to %s: %w", to, err)
 			}

@@ -4,6 +4,7 @@
 package link
 
 import (
+	"fmt"
 	"net/netip"
 )
 
@@ -26,6 +27,8 @@ type Interface struct {
 	// Addresses with the prefix length of their subnet.
 	Addresses []netip.Prefix `json:"addresses"`
 	Routes    []Route        `json:"routes,omitempty"`
+	// Source, if set, has what leaves from the addresses leave by the interface.
+	Source *SourceRoutes `json:"source,omitempty"`
 	// TakeDefault removes the default routes that other interfaces gave the
 	// pod; Keep are destinations that go on using them (Services).
 	TakeDefault bool           `json:"takeDefault,omitempty"`
@@ -37,6 +40,14 @@ type Route struct {
 	To netip.Prefix `json:"to"`
 	// Via is the next hop; the zero value means on-link.
 	Via netip.Addr `json:"via,omitzero"`
+}
+
+// String is the route as ip(8) names it.
+func (r Route) String() string {
+	if r.Via.IsValid() {
+		return fmt.Sprintf("route to %s via %s", r.To, r.Via)
+	}
+	return fmt.Sprintf("route to %s", r.To)
 }
 
 // Path is how the host itself reaches pods whose eth0 is on a Network: the
