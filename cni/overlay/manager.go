@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -77,6 +78,9 @@ type Manager struct {
 
 	mu       sync.Mutex // held while links change
 	segments map[string]*segment
+	// tidy: what former runs left is gone, so that nothing but segments can be
+	// of no use.
+	tidy bool
 }
 
 // segment is one Network's, by its bridge.
@@ -175,6 +179,9 @@ func (m *Manager) sync(ctx context.Context) {
 	used := m.deps.Used()
 	if used == nil {
 		return
+	}
+	if len(used)+len(m.segments) == 0 && m.tidy {
+		return // a node without such pods pays nothing
 	}
 	networks := m.deps.Networks()
 	for i := range networks {
@@ -305,13 +312,17 @@ func (m *Manager) program(ctx context.Context, s *segment) error {
 
 // prune removes what no pod uses.
 func (m *Manager) prune(ctx context.Context, used []string) error {
+	inUse := func(bridge string) bool { return slices.Contains(used, bridge) }
+	if m.tidy && !slices.ContainsFunc(slices.Collect(maps.Keys(m.segments)), func(bridge string) bool { return !inUse(bridge) }) {
+		return nil
+	}
 	found, err := m.deps.Links.Overlays()
 	if err != nil {
 		return err
 	}
 	var failed []error
 	for _, bridge := range found {
-		if slices.Contains(used, bridge) {
+		if inUse(bridge) {
 			continue
 		}
 		if err := m.deps.Links.RemoveOverlay(ctx, bridge); err != nil {
@@ -321,10 +332,11 @@ func (m *Manager) prune(ctx context.Context, used []string) error {
 		klog.FromContext(ctx).Info("Removed a vxlan segment that no pod uses", "bridge", bridge)
 	}
 	for bridge, s := range m.segments {
-		if !slices.Contains(used, bridge) {
+		if !inUse(bridge) {
 			s.stop()
 			delete(m.segments, bridge)
 		}
 	}
+	m.tidy = len(failed) == 0
 	return errors.Join(failed...)
 }

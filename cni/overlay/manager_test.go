@@ -193,6 +193,30 @@ func TestANewTunnelAddressMakesTheDeviceAnew(t *testing.T) {
 	w.check(t, want)
 }
 
+func TestANodeWithoutSuchPodsLooksOnce(t *testing.T) {
+	w := newWorld(t)
+	w.used = []string{}
+	looks := 0
+	list := w.deps.Networks
+	w.deps.Networks = func() []v1alpha1.Network { looks++; return list() }
+	for range 3 {
+		w.sync(t.Context())
+	}
+	if looks != 1 {
+		t.Errorf("the Networks were listed %d times, want once", looks)
+	}
+	w.fail["no"] = errors.New("busy") // the removal fails
+	w.used = []string{w.bridge()}
+	if err := w.Ensure(t.Context(), &w.network); err != nil {
+		t.Fatal(err)
+	}
+	w.used = []string{}
+	w.sync(t.Context())
+	delete(w.fail, "no")
+	w.sync(t.Context())
+	w.check(t, []string{""})
+}
+
 func TestWithoutATunnelAddressNoPodGetsTheNetwork(t *testing.T) {
 	w := newWorld(t)
 	w.tunnel = link.Tunnel{}

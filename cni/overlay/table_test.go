@@ -5,6 +5,8 @@ package overlay
 
 import (
 	"fmt"
+	"maps"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"slices"
@@ -137,6 +139,56 @@ func TestRepairOfAFoundTableEndsAtTheWantedOne(t *testing.T) {
 	}
 	if diff := cmp.Diff([]string{"02:00:00:00:00:09 192.168.0.2", "all 192.168.0.2"}, render(got.Remove)); diff != "" {
 		t.Errorf("remove (-want +got):\n%s", diff)
+	}
+}
+
+// kernel applies changes as a vxlan device does: an entry of a MAC replaces the
+// one that the MAC had, and a removal of another's entry is none.
+type kernel map[string]link.Forward
+
+func (k kernel) apply(c Changes) {
+	key := func(f link.Forward) string {
+		if f.MAC == [6]byte{} {
+			return "all " + f.VTEP.String()
+		}
+		return string(f.MAC[:])
+	}
+	for _, f := range c.Add {
+		k[key(f)] = f
+	}
+	for _, f := range c.Remove {
+		if k[key(f)] == f {
+			delete(k, key(f))
+		}
+	}
+}
+
+func TestWhateverHappensTheDeviceEndsAtTheWantedTable(t *testing.T) {
+	plan := testPlan(t, v1alpha1.NetworkSpec{Subnet: "10.7.0.0/24", BlockSize: 4})
+	random := rand.New(rand.NewPCG(7, 11))
+	anyTable := func() Table {
+		out := Table{}
+		for i := range 16 {
+			if random.IntN(2) == 0 {
+				out[netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 7, 0, byte(4 * i)}), 30)] = netip.AddrFrom4([4]byte{192, 168, 0, byte(2 + random.IntN(4))})
+			}
+		}
+		return out
+	}
+	device, have := kernel{}, Table{}
+	for round := range 300 {
+		want := anyTable()
+		if random.IntN(5) == 0 { // the agent forgot what it had made
+			device.apply(Repair(slices.Collect(maps.Values(device)), want, plan))
+		} else {
+			device.apply(Diff(have, want, plan))
+		}
+		have = want
+		fresh := kernel{}
+		fresh.apply(Diff(nil, want, plan))
+		if diff := cmp.Diff(render(slices.Collect(maps.Values(fresh))), render(slices.Collect(maps.Values(device)))); diff != "" {
+			t.Fatalf("round %d (-want +got):\n%s", round, diff)
+		}
 	}
 }
 

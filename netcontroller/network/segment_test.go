@@ -50,6 +50,13 @@ func TestAVNIBelongsToTheOlderNetwork(t *testing.T) {
 	}
 }
 
+func TestAVXLANTakesNoTag(t *testing.T) {
+	tagged := func(n *v1alpha1.Network) { n.Spec.VLAN = 5 }
+	if ready := Evaluate(facts(aNetwork("blue", overlaid(`{}`), tagged))).Conditions[0]; ready.Reason != v1alpha1.ReasonUnsupportedPlugin {
+		t.Errorf("reason %s: %s, want %s", ready.Reason, ready.Message, v1alpha1.ReasonUnsupportedPlugin)
+	}
+}
+
 func TestAWrongPluginConfigOfAVXLANIsSaid(t *testing.T) {
 	ready := Evaluate(facts(aNetwork("blue", overlaid(`{"vni": 0}`)))).Conditions[0]
 	if got, want := ready.Reason+": "+ready.Message, "InvalidSpec: spec.pluginConfig.vni 0 must be from 1 to 8388607: higher ones are derived"; got != want {
