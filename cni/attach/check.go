@@ -50,6 +50,9 @@ func contradictions(record *Sandbox, previous json.RawMessage) ([]error, error) 
 	var wrong []error
 	for i := range record.Interfaces {
 		iface := &record.Interfaces[i]
+		if slices.Contains(record.Plugged, iface.Name) {
+			continue
+		}
 		at := slices.IndexFunc(result.Interfaces, func(r *current.Interface) bool { return r.Sandbox != "" && r.Name == iface.Name })
 		if at < 0 {
 			wrong = append(wrong, fmt.Errorf("prevResult lacks interface %s", iface.Name))
@@ -66,7 +69,9 @@ func contradictions(record *Sandbox, previous json.RawMessage) ([]error, error) 
 		return wrong, nil // they may have made more than one interface each
 	}
 	for _, told := range result.Interfaces {
-		if told.Sandbox != "" && !slices.ContainsFunc(record.Attachments, func(a podnetworks.Attachment) bool { return a.Interface == told.Name }) {
+		given := slices.Contains(record.Plugged, told.Name) ||
+			slices.ContainsFunc(record.Attachments, func(a podnetworks.Attachment) bool { return a.Interface == told.Name })
+		if told.Sandbox != "" && !given {
 			wrong = append(wrong, fmt.Errorf("prevResult has an interface %s that the sandbox was not given", told.Name))
 		}
 	}

@@ -41,7 +41,15 @@ func (s *Sandbox) clone() *Sandbox {
 	out := *s
 	out.Interfaces, out.Asked = slices.Clone(s.Interfaces), slices.Clone(s.Asked)
 	out.Going, out.Attachments = slices.Clone(s.Going), slices.Clone(s.Attachments)
+	out.Plugged = slices.Clone(s.Plugged)
 	return &out
+}
+
+// notePlugged is for CHECK.
+func (s *Sandbox) notePlugged(name string) {
+	if !slices.Contains(s.Plugged, name) {
+		s.Plugged = append(s.Plugged, name)
+	}
 }
 
 // without moves an interface to those that are going.
@@ -53,6 +61,7 @@ func (s *Sandbox) without(name string) *Sandbox {
 		return out
 	}
 	gone := out.Interfaces[at]
+	out.notePlugged(name)
 	out.Going = append(out.Going, Going{Asked: out.Asked[asked], Interface: &gone})
 	out.Interfaces = slices.Delete(out.Interfaces, at, at+1)
 	out.Asked = slices.Delete(out.Asked, asked, asked+1)
@@ -127,6 +136,7 @@ func (s *Server) makeLink(ctx context.Context, sandbox *Sandbox, all []wanted) (
 		}
 		return made, fmt.Errorf("interface %s: %w", iface.Name, err)
 	}
+	made.notePlugged(iface.Name)
 	made.Going = made.Going[:last]
 	made.Interfaces, made.Asked = append(made.Interfaces, iface), append(made.Asked, all[0].request)
 	made.Attachments = append(made.Attachments, attachments(all, []link.Interface{iface})...)

@@ -47,6 +47,9 @@ type Sandbox struct {
 	Asked []podnetworks.Request `json:"asked,omitempty"`
 	// Going are those that come or go by hot plug.
 	Going []Going `json:"going,omitempty"`
+	// Plugged are the names of those that came or went by hot plug: the runtime's
+	// result of the ADD is no word on them.
+	Plugged []string `json:"plugged,omitempty"`
 	// Path is set if a Network is on eth0.
 	Path *NodePath `json:"path,omitempty"`
 	// Attachments are what network-status tells, the default network's included.

@@ -11,26 +11,49 @@
 package main
 
 import (
+	"encoding/json"
+	"io"
 	"os"
 
 	"github.com/containernetworking/cni/pkg/skel"
+	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/cni/pkg/version"
 )
 
 func main() { os.Exit(run()) }
 
 func run() int {
+	spoken := version.Current()
+	// noting remembers the version of the configuration for an error.
+	noting := func(command func(*skel.CmdArgs) error) func(*skel.CmdArgs) error {
+		return func(args *skel.CmdArgs) error {
+			if conf, err := new(version.ConfigDecoder).Decode(args.StdinData); err == nil {
+				spoken = conf
+			}
+			return command(args)
+		}
+	}
 	commands := skel.CNIFuncs{
-		Add: either(ipamAdd, add), Del: either(ipamNothing, del), Check: either(ipamNothing, check),
-		GC: either(ipamNothing, gc), Status: either(ipamNothing, status),
+		Add: noting(either(ipamAdd, add)), Del: noting(either(ipamNothing, del)), Check: noting(either(ipamNothing, check)),
+		GC: noting(either(ipamNothing, gc)), Status: noting(either(ipamNothing, status)),
 	}
 	err := skel.PluginMainFuncsWithError(commands, version.All, "netplane: networks for pods, see https://github.com/netplane/netplane")
 	if err == nil {
 		return 0
 	}
-	// A CNI plugin tells of its failure on standard output (SPEC.md, Error).
-	if printErr := err.Print(); printErr != nil {
+	if printErr := printError(os.Stdout, spoken, err); printErr != nil {
 		return 2
 	}
 	return 1
+}
+
+// printError tells of a failure on standard output, as a CNI plugin must
+// (SPEC.md, Error). The library's own form lacks the version.
+func printError(out io.Writer, spoken string, err *types.Error) error {
+	return json.NewEncoder(out).Encode(struct {
+		CNIVersion string `json:"cniVersion"`
+		Code       uint   `json:"code"`
+		Msg        string `json:"msg"`
+		Details    string `json:"details,omitempty"`
+	}{spoken, err.Code, err.Msg, err.Details})
 }
