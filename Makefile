@@ -34,6 +34,14 @@ demo: ## Set everything up, run the talk's example on a kind cluster, leave it r
 demo-down: ## Remove the kind cluster
 	hack/cluster/down.sh $(CLUSTER)
 
+# The kubectl context that make uninstall works on; empty is the current one.
+CONTEXT ?=
+
+.PHONY: uninstall
+uninstall: ## Take netplane out of a cluster without cutting pods off (CONTEXT=...; see docs/user/uninstall.md)
+	hack/uninstall.sh restore $(CONTEXT)
+	hack/uninstall.sh remove $(CONTEXT)
+
 .PHONY: engine-down
 engine-down: ## Stop the container engine, if make demo or make test started it
 	hack/cluster/engine.sh stop

@@ -62,6 +62,8 @@ type agent struct {
 	// namespaces and watched are what the agent has copies of; see follow.
 	namespaces *namespaces
 	watched    watched
+	// uninstalling has the agent take the CNI configuration away instead.
+	uninstalling bool
 
 	// serving is set when the whole start is done.
 	serving atomic.Bool
@@ -74,7 +76,7 @@ type agent struct {
 // +kubebuilder:rbac:groups="",resources=namespaces,verbs=get;list;watch
 // +kubebuilder:rbac:groups=netplane.io,resources=ipclaims,verbs=get;list;watch
 func newAgent(mgr ctrl.Manager, opts *options) (_ *agent, err error) {
-	a := &agent{mgr: mgr}
+	a := &agent{mgr: mgr, uninstalling: opts.uninstall}
 	made := false
 	defer func() {
 		if !made {
@@ -310,7 +312,8 @@ func (a *agent) networksChanged(ctx context.Context) {
 	}
 }
 
-// install writes the CNI configuration once there is somebody to answer.
+// install writes the CNI configuration once there is somebody to answer, or
+// takes it away.
 func (a *agent) install(ctx context.Context) error {
 	deadline := time.Now().Add(socketWait)
 	for {
@@ -325,6 +328,9 @@ func (a *agent) install(ctx context.Context) error {
 			return fmt.Errorf("waiting for the CNI server: %w", err)
 		}
 		time.Sleep(socketPoll)
+	}
+	if a.uninstalling {
+		return a.uninstall(ctx)
 	}
 	return a.installer.Run(ctx)
 }

@@ -41,6 +41,7 @@ type options struct {
 	podCIDRs       []string
 	qps            float32
 	burst          int
+	uninstall      bool
 	logging        *logsapi.LoggingConfiguration
 }
 
@@ -76,6 +77,7 @@ func (o *options) addFlags(fs *pflag.FlagSet) {
 	fs.StringSliceVar(&o.podCIDRs, "pod-cidr", o.podCIDRs, "ranges of the addresses that the cluster's own network gives pods; a pod reaches them by its eth0 also where another network has its default route")
 	fs.Float32Var(&o.qps, "kube-api-qps", o.qps, "requests per second to the API server")
 	fs.IntVar(&o.burst, "kube-api-burst", o.burst, "requests at once to the API server")
+	fs.BoolVar(&o.uninstall, "uninstall", o.uninstall, "give the node its own CNI configuration back instead of installing ours, and look after the pods that have networks")
 	logsapi.AddFlags(o.logging, fs)
 }
 

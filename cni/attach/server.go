@@ -154,6 +154,13 @@ func (s *Server) snapshot() []*Sandbox {
 	return out
 }
 
+// Sandboxes is the number of pods that have, or are being given, interfaces.
+func (s *Server) Sandboxes() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.sandboxes)
+}
+
 func (s *Server) sandbox(containerID string) (*Sandbox, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -53,9 +53,9 @@ func New(config Config) (*Installer, error) {
 	return &Installer{config: config, installed: make(chan struct{})}, nil
 }
 
-// Installed is closed once binary and configuration are in place, or the node
-// turned out to have no configuration to wrap: it has no network for pods then,
-// with or without us.
+// Installed is closed once binary and configuration are in place, or taken away,
+// or the node turned out to have no configuration to wrap: it has no network for
+// pods then, with or without us.
 func (i *Installer) Installed() <-chan struct{} { return i.installed }
 
 // Run installs the binary, then the configuration, and follows the wrapped
@@ -151,10 +151,14 @@ func (i *Installer) Sync(ctx context.Context) error {
 }
 
 // Uninstall gives the node its own configuration back, before the agent goes
-// for good. The binary stays: runtimes may call it for DELs of pods that it
-// set up.
+// for good. The binary stays: runtimes that keep a pod's configuration call it
+// for the DELs of all pods that were set up with ours.
 func (i *Installer) Uninstall() error {
-	return remove(filepath.Join(i.config.ConfDir, ConfName))
+	if err := remove(filepath.Join(i.config.ConfDir, ConfName)); err != nil {
+		return err
+	}
+	i.once.Do(func() { close(i.installed) })
+	return nil
 }
 
 func (i *Installer) installBinary() error {

@@ -221,6 +221,56 @@ func TestSyncReplacesTheBinaryAndLeavesNothingElse(t *testing.T) {
 	}
 }
 
+func TestUninstallLeavesWhatTheNodeHad(t *testing.T) {
+	n := newNode(t)
+	n.write("10-a.conf", single)
+	if err := n.Sync(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	again, err := New(n.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // an agent that uninstalls may be restarted
+		if err := again.Uninstall(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	select {
+	case <-again.Installed():
+	default:
+		t.Error("Installed is not closed: the agent would never be ready")
+	}
+	if diff := cmp.Diff([]string{"netplane", "10-a.conf"}, n.files()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestRuntimesOfEveryAgeReadOurConfiguration: those that do not know
+// cniVersions see 1.0.0, the others take 1.1.0.
+func TestRuntimesOfEveryAgeReadOurConfiguration(t *testing.T) {
+	n := newNode(t)
+	n.write("10-a.conf", single)
+	if err := n.Sync(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(n.conf, ConfName)
+	list, err := libcni.NetworkConfFromFile(file)
+	if err != nil || list.CNIVersion != "1.1.0" {
+		t.Errorf("a runtime of today takes version %s, %v", list.CNIVersion, err)
+	}
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var old struct {
+		CNIVersion string `json:"cniVersion"`
+	}
+	if err := json.Unmarshal(raw, &old); err != nil || old.CNIVersion != "1.0.0" {
+		t.Errorf("an older runtime takes version %q, %v", old.CNIVersion, err)
+	}
+}
+
 func TestRunSeesAFileAppear(t *testing.T) {
 	n := newNode(t)
 	ctx, cancel := context.WithCancel(t.Context())

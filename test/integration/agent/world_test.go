@@ -217,11 +217,18 @@ func (w *world) kubeconfig() string {
 // startAgent runs the agent and waits until it is ready.
 func (w *world) startAgent() {
 	w.Helper()
+	w.launchAgent()
+	w.awaitReady()
+}
+
+// launchAgent runs the agent, with flags beside those of the DaemonSet.
+func (w *world) launchAgent(flags ...string) {
+	w.Helper()
 	w.health, w.metrics = program.FreeAddress(w.T), program.FreeAddress(w.T)
-	w.process = exec.Command(w.agent,
+	w.process = exec.Command(w.agent, append(flags,
 		"--kubeconfig="+w.kubeconfig(), "--node-name="+nodeName, "--state-dir="+w.state, "--map-file="+w.mapFile,
 		"--cni-bin-dir="+w.bin, "--cni-conf-dir="+w.conf, "--plugin-source="+filepath.Join(w.dir, "netplane"),
-		"--host-proc-sys=/proc/sys", "--health-probe-bind-address="+w.health, "--metrics-bind-address="+w.metrics, "--v=2")
+		"--host-proc-sys=/proc/sys", "--health-probe-bind-address="+w.health, "--metrics-bind-address="+w.metrics, "--v=2")...)
 	w.process.Stdout, w.process.Stderr = w.log, w.log
 	w.must(w.process.Start())
 	ended, process := make(chan error, 1), w.process
@@ -236,10 +243,14 @@ func (w *world) startAgent() {
 			w.Logf("the agent's log:\n%s", w.log)
 		}
 	})
+}
+
+func (w *world) awaitReady() {
+	w.Helper()
 	w.await("the agent to be ready", func() error {
 		select {
-		case err := <-ended:
-			ended <- err
+		case err := <-w.ended:
+			w.ended <- err
 			w.Fatalf("the agent ended: %v", err)
 		default:
 		}

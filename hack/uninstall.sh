@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# Copyright The netplane Authors.
+# SPDX-License-Identifier: Apache-2.0
+
+# Takes netplane out of a cluster, so that no pod is cut off:
+#
+#   hack/uninstall.sh restore [CONTEXT]    each node gets its own CNI configuration back; running pods keep their networks
+#   hack/uninstall.sh remove [CONTEXT]     netplane's objects and parts go, once no pod with networks is left
+#
+# docs/user/uninstall.md says what happens in between. Both may be run again; kubectl apply -k manifests/base undoes the first.
+set -o errexit -o nounset -o pipefail
+# shellcheck source=hack/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+step="${1:-}"
+context="${2:-}"
+agents=daemonset/netplane-agent
+
+k() { kubectl ${context:+--context "$context"} "$@"; }
+np() { k --namespace netplane-system "$@"; }
+
+# asking_pods: "namespace/name" of all pods that asked for networks and have not ended.
+asking_pods() {
+	# shellcheck disable=SC2016 # $p is the template's
+	k get pods --all-namespaces --output go-template='{{range .items}}{{$p := .}}{{with .metadata.annotations}}{{if index . "netplane.io/networks"}}{{if and (ne $p.status.phase "Succeeded") (ne $p.status.phase "Failed")}}{{$p.metadata.namespace}}/{{$p.metadata.name}}{{"\n"}}{{end}}{{end}}{{end}}{{end}}'
+}
+
+# stop_scheduler: a pod that is placed from now on would start without its networks.
+stop_scheduler() {
+	local served
+	served="$(np get configmaps --output jsonpath='{.items[*].data.config\.yaml}')"
+	if [[ $served == *"schedulerName: default-scheduler"* ]]; then
+		die "netplane-scheduler places this cluster's other pods too: start the stock kube-scheduler, then kubectl apply --server-side -k manifests/base"
+	fi
+	np scale deployment/netplane-scheduler --replicas=0 >&2
+	np rollout status deployment/netplane-scheduler --timeout=120s >&2
+}
+
+restore() {
+	np get "$agents" >/dev/null || die "there is no $agents in netplane-system: nothing is installed here"
+	stop_scheduler
+	if [[ "$(np get "$agents" --output jsonpath='{.spec.template.spec.containers[0].args}')" != *'"--uninstall"'* ]]; then
+		np patch "$agents" --type=json --patch='[{"op":"add","path":"/spec/template/spec/containers/0/args/-","value":"--uninstall"}]' >&2
+	fi
+	np rollout status "$agents" --timeout="${NETPLANE_ROLLOUT_TIMEOUT:-30m}" >&2
+	say "every node has its own CNI configuration back"
+}
+
+remove() {
+	local args left
+	args="$(np get "$agents" --ignore-not-found --output jsonpath='{.spec.template.spec.containers[0].args}')"
+	[[ -z $args || $args == *'"--uninstall"'* ]] || die "run hack/uninstall.sh restore first"
+	left="$(asking_pods)"
+	[[ -z $left ]] || die "pods with networks are left, and what they have on their nodes would stay there; delete them first:
+$left"
+	# While the controller and the agents run: they hold these objects until all that depends on them is gone.
+	k delete ipclaims,networks,physicalnetworks --all --timeout=180s >&2
+	k delete --ignore-not-found --timeout=180s -k "$ROOT/manifests/base" >&2
+	say "netplane is gone; /opt/cni/bin/netplane, and bridges named np-<nic>, stay on the nodes until somebody removes them"
+}
+
+need kubectl "it talks to the cluster"
+case "$step" in
+restore | remove) "$step" ;;
+*) die "usage: hack/uninstall.sh restore|remove [CONTEXT]" ;;
+esac
