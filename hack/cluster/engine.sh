@@ -42,9 +42,15 @@ start() {
 	# A file left by an engine that was killed would make the new one refuse to start.
 	engine_pid >/dev/null || rm -f "$PIDFILE"
 	say "starting the container engine (log: $LOG)"
-	# A session of its own, so that it outlives this shell; no descriptor of ours, so that no pipe stays open for it.
-	# shellcheck disable=SC2086 # flags are words
-	setsid dockerd --data-root "$ENGINE/data" --pidfile "$PIDFILE" $flags </dev/null >>"$LOG" 2>&1 9>&- &
+	# A session of its own, so that it outlives this shell; no descriptor of ours or of our caller's, so that no pipe stays
+	# open for it, and no lock (flock(1) hands its own down).
+	(
+		for i in "/proc/$BASHPID/fd"/*; do
+			if ((${i##*/} > 2)); then eval "exec ${i##*/}>&-"; fi
+		done
+		# shellcheck disable=SC2086 # flags are words
+		exec setsid dockerd --data-root "$ENGINE/data" --pidfile "$PIDFILE" $flags </dev/null >>"$LOG" 2>&1
+	) &
 	for ((i = 0; i < 120; i++)); do
 		if engine_answers; then break; fi
 		kill -0 $! 2>/dev/null || break
