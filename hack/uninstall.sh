@@ -27,8 +27,10 @@ asking_pods() {
 
 # stop_scheduler: a pod that is placed from now on would start without its networks.
 stop_scheduler() {
-	local served
-	served="$(np get configmaps --output jsonpath='{.items[*].data.config\.yaml}')"
+	local config served
+	# That in use: an earlier profile's may be left behind.
+	config="$(np get deployment/netplane-scheduler --output jsonpath='{.spec.template.spec.volumes[*].configMap.name}')"
+	served="$(np get configmap "$config" --output jsonpath='{.data.config\.yaml}')"
 	if [[ $served == *"schedulerName: default-scheduler"* ]]; then
 		die "netplane-scheduler places this cluster's other pods too: start the stock kube-scheduler, then kubectl apply --server-side -k manifests/base"
 	fi
@@ -54,7 +56,9 @@ remove() {
 	[[ -z $left ]] || die "pods with networks are left, and what they have on their nodes would stay there; delete them first:
 $left"
 	# While the controller and the agents run: they hold these objects until all that depends on them is gone.
-	k delete ipclaims,networks,physicalnetworks --all --timeout=180s >&2
+	if [[ -n "$(k get customresourcedefinition networks.netplane.io --ignore-not-found --output name)" ]]; then
+		k delete ipclaims,networks,physicalnetworks --all --timeout=180s >&2
+	fi
 	k delete --ignore-not-found --timeout=180s -k "$ROOT/manifests/base" >&2
 	say "netplane is gone; /opt/cni/bin/netplane, and bridges named np-<nic>, stay on the nodes until somebody removes them"
 }
