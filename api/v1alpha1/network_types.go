@@ -176,7 +176,8 @@ type NetworkSpec struct {
 	// +kubebuilder:validation:XValidation:rule="self in [4,8,16,32,64,128,256,512,1024,2048,4096]",message="must be a power of two from 4 to 4096"
 	BlockSize int32 `json:"blockSize,omitempty"`
 
-	// vlan is the 802.1Q tag on the physical network. Immutable.
+	// vlan is the 802.1Q tag on the physical network, of macvlan, ipvlan and
+	// bridge. Immutable.
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=4094
@@ -208,9 +209,11 @@ type NetworkSpec struct {
 	// +optional
 	NamespaceSelector *metav1.LabelSelector `json:"namespaceSelector,omitempty"`
 
-	// pluginConfig is merged into the CNI configuration of a delegated plugin
-	// that is installed on the node; with a type (or plugins) it is complete, and
-	// needs no configuration on the node.
+	// pluginConfig holds options of the plugin: mode of macvlan (bridge, vepa,
+	// private, passthru) and ipvlan (l2, l3), isolated and spoofCheck of bridge.
+	// It is merged into the CNI configuration of a delegated plugin that is
+	// installed on the node; with a type (or plugins) it is complete, and needs no
+	// configuration on the node.
 	// +optional
 	// +kubebuilder:pruning:PreserveUnknownFields
 	// +kubebuilder:validation:Schemaless

@@ -161,6 +161,7 @@ func (a *agent) makeServer(opts *options) (err error) {
 		HostLinks:    a.links,
 		NICs:         a.links,
 		NICsChanged:  a.inventory.Notify,
+		Parents:      a.links,
 		Prober:       a.links,
 		Delegates:    opts.delegates(),
 		Foreign:      a.links,

@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/netplane/netplane/api/addressing"
+	"github.com/netplane/netplane/api/pluginconfig"
 	"github.com/netplane/netplane/api/podnetworks"
 	"github.com/netplane/netplane/api/v1alpha1"
 	"github.com/netplane/netplane/cni/delegate"
@@ -36,6 +37,7 @@ type wanted struct {
 	mtu     int
 	// exclusive is the NIC itself, if the pod gets it whole.
 	exclusive *link.NIC
+	options   pluginconfig.Options
 	// fixed is the address that an IPClaim gives the pod, if it asks for one.
 	fixed netip.Addr
 	lease ipam.Lease
@@ -91,7 +93,7 @@ func (s *Server) admitAll(sandbox *wire.Sandbox, requests []podnetworks.Request)
 		case takesNIC(network):
 			err = s.takeNIC(&w, topology, sandbox.ContainerID)
 		default:
-			err = w.chooseNIC(topology, s.deps.HostLinks.MTU)
+			err = w.chooseNIC(topology, s.deps.Parents.MTU)
 		}
 		if err != nil {
 			return nil, err
@@ -124,8 +126,16 @@ func (w *wanted) checkNetwork() error {
 		return retry("network %q is not ready: netplane-controller has not looked at its present spec yet", n.Name)
 	case ready.Status != metav1.ConditionTrue:
 		return retry("network %q is not ready: %s: %s", n.Name, ready.Reason, ready.Message)
-	case !n.Spec.Delegated() && !serves(n.Spec.Plugin) && !takesNIC(n) || n.Spec.VLAN != 0:
-		return invalid("network %q: this release makes interfaces of the plugins macvlan, bridge, vxlan and host-device, without vlan", n.Name)
+	case !n.Spec.Delegated() && !serves(n.Spec.Plugin) && !takesNIC(n):
+		return invalid("network %q: this release makes no interfaces of plugin %s", n.Name, n.Spec.Plugin)
+	}
+	options, err := pluginconfig.Of(&n.Spec)
+	if err != nil {
+		return invalid("network %q: %v", n.Name, err)
+	}
+	w.options = options
+	if message := pluginconfig.Refuses(&n.Spec, &w.request); message != "" {
+		return invalid("%s", message)
 	}
 	plan, err := addressing.NewPlan(n.Name, &n.Spec)
 	if n.Spec.Delegated() && errors.Is(err, addressing.ErrNoSubnet) {
@@ -142,8 +152,15 @@ func (w *wanted) checkNetwork() error {
 }
 
 func serves(plugin string) bool {
-	return plugin == v1alpha1.PluginMacvlan || plugin == v1alpha1.PluginBridge || plugin == v1alpha1.PluginVXLAN
+	switch plugin {
+	case v1alpha1.PluginMacvlan, v1alpha1.PluginBridge, v1alpha1.PluginIPVLAN, v1alpha1.PluginVXLAN:
+		return true
+	}
+	return false
 }
+
+// sharesMAC: the interface has the address of what it stands on.
+func (w *wanted) sharesMAC() bool { return pluginconfig.SharesMAC(w.network.Spec.Plugin, w.options) }
 
 func (s *Server) checkNamespace(n *v1alpha1.Network, namespace string) error {
 	if n.Spec.NamespaceSelector == nil {
@@ -175,9 +192,9 @@ func (w *wanted) chooseNIC(topology Topology, mtuOf func(string) (int, error)) e
 	}
 	var reason error
 	for _, nic := range topology.Parents(n.Spec.PhysicalNet) {
-		bridged := topology.BridgeMode(nic)
-		if n.Spec.Plugin == v1alpha1.PluginBridge && !bridged {
-			reason = retry("network %q needs a bridge, and NIC %s is not in bridge mode", n.Name, nic)
+		bridged, refusal := topology.Bridged(nic, n)
+		if refusal != "" {
+			reason = retry("network %q: %s", n.Name, refusal)
 			continue
 		}
 		mtu, err := mtuOf(nic)

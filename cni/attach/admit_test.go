@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/netplane/netplane/api/v1alpha1"
@@ -30,8 +31,10 @@ func TestAdmitSaysWhyAPodCannotHaveANetwork(t *testing.T) {
 		"not ready": {"data", func(_ *world, n *v1alpha1.Network) {
 			n.Status.Conditions[0].Status, n.Status.Conditions[0].Reason, n.Status.Conditions[0].Message = metav1.ConditionFalse, v1alpha1.ReasonSubnetOverlap, "it overlaps"
 		}, `network "data" is not ready: SubnetOverlap: it overlaps`, 11},
-		"another plugin": {"data", func(_ *world, n *v1alpha1.Network) { n.Spec.Plugin = "ipvlan" }, `network "data": this release makes interfaces of the plugins macvlan, bridge, vxlan and host-device, without vlan`, 7},
-		"vlan":           {"data", func(_ *world, n *v1alpha1.Network) { n.Spec.VLAN = 7 }, `without vlan`, 7},
+		"option of another plugin": {"data", func(_ *world, n *v1alpha1.Network) {
+			n.Spec.PluginConfig = &apiextensionsv1.JSON{Raw: []byte(`{"mode": "l2"}`)}
+		}, `network "data": pluginConfig.mode: plugin bridge has no such key: remove it, or write one of isolated, spoofCheck`, 7},
+		"MAC on ipvlan": {"- {name: data, mac: 02:00:00:00:00:01}", func(_ *world, n *v1alpha1.Network) { n.Spec.Plugin = "ipvlan" }, `network "data": interfaces of plugin ipvlan have the NIC's MAC address: ask for none`, 7},
 		"other namespaces": {"data", func(_ *world, n *v1alpha1.Network) {
 			n.Spec.NamespaceSelector = &metav1.LabelSelector{MatchLabels: map[string]string{"team": "b"}}
 		}, `namespace "default" may not use network "data": its labels do not match the network's namespaceSelector`, 11},
@@ -41,7 +44,7 @@ func TestAdmitSaysWhyAPodCannotHaveANetwork(t *testing.T) {
 		"refused by the node": {"data", func(w *world, _ *v1alpha1.Network) { w.refused["data"] = "NIC eth1 carries macvlans" }, `this node cannot serve network "data": NIC eth1 carries macvlans`, 11},
 		"no NIC":              {"data", func(w *world, _ *v1alpha1.Network) { w.parents = nil }, `no NIC of this node backs physical network "phy-net0" of network "data"`, 11},
 		"MTU above the NIC's": {"data", func(_ *world, n *v1alpha1.Network) { n.Spec.MTU = 9000 }, `mtu 9000 of network "data" is larger than the 1500 of NIC eth1`, 11},
-		"NIC in another mode": {"data", func(w *world, _ *v1alpha1.Network) { w.bridged = nil }, `network "data" needs a bridge, and NIC eth1 is not in bridge mode`, 11},
+		"NIC in another mode": {"data", func(w *world, _ *v1alpha1.Network) { w.bridged = nil }, `network "data": NIC eth1 is not in bridge mode`, 11},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)

@@ -113,18 +113,8 @@ func (s *Server) release(ctx context.Context, sandbox *wire.Sandbox, cause error
 // commit makes all interfaces or none, and returns the sandbox and its CNI
 // result. A record of what is to be made is on disk before the first link.
 func (s *Server) commit(ctx context.Context, sandbox *wire.Sandbox, all []wanted, network *wire.DefaultNetwork) (*Sandbox, json.RawMessage, error) {
-	planned, err := s.designAll(ctx, sandbox, all)
-	if err == nil {
-		err = routeBySource(all, planned.Interfaces, network)
-	}
-	if err == nil {
-		planned.Attachments, err = defaultAttachments(network)
-	}
+	planned, err := s.plan(ctx, sandbox, all, network)
 	if err != nil {
-		return nil, nil, s.release(ctx, sandbox, err)
-	}
-	planned.Attachments = append(planned.Attachments, allAttachments(all, planned.Interfaces)...)
-	if err := s.remember(planned); err != nil {
 		return nil, nil, s.release(ctx, sandbox, err)
 	}
 	s.nics.drop(sandbox.ContainerID)
@@ -153,8 +143,28 @@ func (s *Server) commit(ctx context.Context, sandbox *wire.Sandbox, all []wanted
 	return &attached, raw, nil
 }
 
-// designAll says what all interfaces are to be. It makes bridges, which stay:
-// they belong to the NIC, not to the pod.
+// plan designs the interfaces and writes the record of them. From then on the
+// record keeps the devices that they stand on.
+func (s *Server) plan(ctx context.Context, sandbox *wire.Sandbox, all []wanted, network *wire.DefaultNetwork) (*Sandbox, error) {
+	s.parents.RLock()
+	defer s.parents.RUnlock()
+	planned, err := s.designAll(ctx, sandbox, all)
+	if err != nil {
+		return nil, err
+	}
+	if err := routeBySource(all, planned.Interfaces, network); err != nil {
+		return nil, err
+	}
+	if planned.Attachments, err = defaultAttachments(network); err != nil {
+		return nil, err
+	}
+	planned.Attachments = append(planned.Attachments, allAttachments(all, planned.Interfaces)...)
+	return planned, s.remember(planned)
+}
+
+// designAll says what all interfaces are to be. It makes bridges and tagged
+// devices: they belong to the NIC, not to the pod, and go when no pod stands
+// on them.
 func (s *Server) designAll(ctx context.Context, sandbox *wire.Sandbox, all []wanted) (*Sandbox, error) {
 	out := &Sandbox{Sandbox: *sandbox, State: StateAttaching, Since: s.deps.Clock.Now(), Delegates: delegatedNames(all)}
 	services := s.deps.ServiceCIDRs()
@@ -164,11 +174,11 @@ func (s *Server) designAll(ctx context.Context, sandbox *wire.Sandbox, all []wan
 		if w.delegated() {
 			continue
 		}
-		device, err := s.device(ctx, w)
+		parent, err := s.parent(ctx, w)
 		if err != nil {
 			return nil, err
 		}
-		c := circumstances{containerID: sandbox.ContainerID, device: device, services: services, pods: s.config.PodCIDRs}
+		c := circumstances{containerID: sandbox.ContainerID, parent: parent, services: services, pods: s.config.PodCIDRs}
 		for j := range all {
 			if j != i && all[j].request.DefaultRoute {
 				c.elsewhere = append(c.elsewhere, all[j].routedFamilies()...)
@@ -313,11 +323,13 @@ const (
 var (
 	_ PodLinks  = (*link.Links)(nil)
 	_ HostLinks = (*link.Links)(nil)
+	_ Parents   = (*link.Links)(nil)
 	_ Prober    = (*link.Links)(nil)
 	_ Foreign   = (*link.Links)(nil)
 	_ NICs      = (*link.Links)(nil)
 	_ PodLinks  = (*link.Fake)(nil)
 	_ HostLinks = (*link.Fake)(nil)
+	_ Parents   = (*link.Fake)(nil)
 	_ Prober    = (*link.Fake)(nil)
 	_ Foreign   = (*link.Fake)(nil)
 	_ NICs      = (*link.Fake)(nil)

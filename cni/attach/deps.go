@@ -65,8 +65,9 @@ type Topology interface {
 	Parents(physicalNet string) []string
 	// Refusal says why this node cannot serve a Network.
 	Refusal(network string) (reason, message string, refused bool)
-	// BridgeMode says that macvlans are made on the NIC's bridge.
-	BridgeMode(nic string) bool
+	// Bridged says whether a NIC is in bridge mode for a Network (then macvlans
+	// are made on the bridge), and why the NIC cannot serve it, if it cannot.
+	Bridged(nic string, n *v1alpha1.Network) (bridged bool, refusal string)
 	// Exclusive are the NICs that pods may have for themselves, those first that
 	// are to be taken first; those inside pods are among them.
 	Exclusive(physicalNet string) []link.Device
@@ -105,13 +106,13 @@ type PodLinks interface {
 
 // HostLinks changes the host's own links.
 type HostLinks interface {
-	// EnsureBridge returns the bridge of a NIC and makes one if there is none.
-	EnsureBridge(ctx context.Context, nic string) (string, error)
-	MTU(device string) (int, error)
 	// AddPath and RemovePath change the host's way to pods; RemovePath with
 	// last removes the device too if it is a shim. Both may be repeated.
 	AddPath(ctx context.Context, path link.Path) error
 	RemovePath(ctx context.Context, path link.Path, last bool) error
+	// RestoreGuards makes the spoof checks those of the interfaces that want one;
+	// it asks for them when it has seen what is installed.
+	RestoreGuards(ctx context.Context, interfaces func() []link.Interface) error
 	// SetMasquerade replaces all rules; none removes the table.
 	SetMasquerade(ctx context.Context, networks []link.Masquerade) error
 }
@@ -154,6 +155,7 @@ type Deps struct {
 	PodLinks   PodLinks
 	HostLinks  HostLinks
 	NICs       NICs
+	Parents    Parents
 	Prober     Prober
 	Taken      Taken
 	Reporter   Reporter
@@ -182,7 +184,7 @@ func (d *Deps) validate() error {
 		missing bool
 	}{
 		{"Networks", d.Networks == nil}, {"Namespaces", d.Namespaces == nil}, {"Pods", d.Pods == nil}, {"Running", d.Running == nil}, {"Claims", d.Claims == nil},
-		{"Addresses", d.Addresses == nil}, {"PodLinks", d.PodLinks == nil}, {"HostLinks", d.HostLinks == nil}, {"NICs", d.NICs == nil},
+		{"Addresses", d.Addresses == nil}, {"PodLinks", d.PodLinks == nil}, {"HostLinks", d.HostLinks == nil}, {"NICs", d.NICs == nil}, {"Parents", d.Parents == nil},
 		{"Foreign", d.Delegates != nil && d.Foreign == nil},
 		{"Prober", d.Prober == nil}, {"Taken", d.Taken == nil}, {"Reporter", d.Reporter == nil}, {"Topology", d.Topology == nil}, {"ServiceCIDRs", d.ServiceCIDRs == nil},
 	} {

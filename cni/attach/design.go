@@ -16,8 +16,8 @@ import (
 // circumstances is what an interface's design depends on beside its Network.
 type circumstances struct {
 	containerID string
-	// device is what the interface stands on: a NIC or a bridge.
-	device string
+	// parent is what the interface stands on.
+	parent link.Parent
 	// services are the ranges of ClusterIPs.
 	services []netip.Prefix
 	// pods are the ranges of the cluster's own pod addresses.
@@ -33,8 +33,11 @@ func (w *wanted) primary() bool { return w.request.IfName == podnetworks.Primary
 // design says what the interface is to be. It changes nothing.
 func (w *wanted) design(c *circumstances) link.Interface {
 	out := link.Interface{
-		Name: w.request.IfName, Kind: link.KindMacvlan, Parent: c.device,
+		Name: w.request.IfName, Kind: link.KindMacvlan, Mode: w.options.Mode, Parent: c.parent.Name,
 		MAC: w.request.MAC, MTU: w.mtu, Addresses: w.plan.Interface(w.lease.Address),
+	}
+	if w.network.Spec.MTU == 0 && c.parent.MTU < out.MTU {
+		out.MTU = c.parent.MTU // an administrator's tagged device or bridge
 	}
 	if out.MAC == "" {
 		out.MAC = w.plan.MAC(w.lease.Address).String()
@@ -42,8 +45,15 @@ func (w *wanted) design(c *circumstances) link.Interface {
 	if w.exclusive != nil {
 		out.Kind, out.NIC, out.MAC = link.KindHostDevice, w.exclusive, cmp.Or(w.request.MAC, w.exclusive.MAC)
 	}
-	if w.network.Spec.Plugin == v1alpha1.PluginBridge || w.overlay != "" {
+	if w.sharesMAC() {
+		out.MAC = c.parent.MAC
+	}
+	switch w.network.Spec.Plugin {
+	case v1alpha1.PluginBridge, v1alpha1.PluginVXLAN:
 		out.Kind, out.HostEnd = link.KindVeth, link.HostEndName(c.containerID, w.request.IfName)
+		out.Isolated, out.SpoofCheck = w.options.Isolated, w.options.SpoofCheck
+	case v1alpha1.PluginIPVLAN:
+		out.Kind = link.KindIPVLAN
 	}
 	out.Routes = append(w.onLink(out.Addresses), w.networkRoutes(out.Addresses)...)
 	out.Routes = append(out.Routes, w.defaults(c, out.Addresses)...)

@@ -106,6 +106,8 @@ func (s *Server) readyLink(ctx context.Context, sandbox *Sandbox, all []wanted) 
 	if err := s.take(ctx, &sandbox.Sandbox, all); err != nil {
 		return sandbox, err
 	}
+	s.parents.RLock()
+	defer s.parents.RUnlock()
 	designed, err := s.designAll(ctx, &sandbox.Sandbox, all)
 	if err != nil {
 		return sandbox, err

@@ -23,7 +23,7 @@ func result(netns string, all []wanted, interfaces []link.Interface) (json.RawMe
 	for i := range interfaces {
 		iface := &interfaces[i]
 		if iface.HostEnd != "" {
-			out.Interfaces = append(out.Interfaces, &current.Interface{Name: iface.HostEnd, Mtu: iface.MTU})
+			out.Interfaces = append(out.Interfaces, &current.Interface{Name: iface.HostEnd})
 		}
 		index := len(out.Interfaces)
 		entry := &current.Interface{Name: iface.Name, Mac: iface.MAC, Mtu: iface.MTU, Sandbox: netns}

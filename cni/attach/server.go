@@ -32,6 +32,14 @@ type Server struct {
 
 	// nics is held while a pod is given one.
 	nics takenNICs
+	// parents is read-locked while an interface is designed on a device that no
+	// record tells of yet, and locked while idle devices are removed.
+	parents sync.RWMutex
+	// blind: some record could not be read, so that nobody knows what is idle.
+	blind bool
+
+	// guarding: there may be spoof checks; used by Run alone.
+	guarding bool
 
 	// paths is held while the host's side of eth0 pods changes.
 	paths   sync.Mutex
@@ -57,7 +65,7 @@ func NewServer(config Config, deps Deps) (*Server, error) {
 		busy:      keyedMutex{holders: map[string]*holder{}},
 		nics:      takenNICs{by: map[string]string{}},
 		plugs:     newPlugs(),
-		sandboxes: map[string]*Sandbox{},
+		sandboxes: map[string]*Sandbox{}, guarding: true,
 	}, nil
 }
 
@@ -74,6 +82,7 @@ func (s *Server) ReplaySpool(ctx context.Context) error {
 	for _, err := range unreadable {
 		logger.Error(err, "Ignored a sandbox record")
 	}
+	s.blind = len(unreadable) > 0
 	s.mu.Lock()
 	for i := range records {
 		s.sandboxes[records[i].ContainerID] = &records[i]
@@ -143,6 +152,9 @@ func (s *Server) restore(ctx context.Context) {
 	if err := s.mask(ctx); err != nil {
 		klog.FromContext(ctx).Error(err, "Pods with a Network on eth0 cannot reach Services")
 	}
+	if err := s.reguard(ctx); err != nil {
+		klog.FromContext(ctx).Error(err, "Some pods are without their spoof check")
+	}
 }
 
 // snapshot lists the sandboxes by container ID.
@@ -200,6 +212,7 @@ func (s *Server) collect(ctx context.Context) {
 	ticker := s.deps.Clock.NewTicker(collectEvery)
 	defer ticker.Stop()
 	missing := map[string]bool{}
+	var used []string
 	for {
 		select {
 		case <-ctx.Done():
@@ -209,6 +222,10 @@ func (s *Server) collect(ctx context.Context) {
 		missing = s.collectOnce(ctx, missing)
 		if err := s.deps.NICs.Mend(ctx); err != nil {
 			klog.FromContext(ctx).Error(err, "A NIC that came back from a pod waits for its name")
+		}
+		used = s.pruneParents(ctx, used)
+		if err := s.reguard(ctx); err != nil {
+			klog.FromContext(ctx).Error(err, "Some pods are without their spoof check")
 		}
 		if err := s.remask(ctx); err != nil {
 			klog.FromContext(ctx).Error(err, "Pods with a Network on eth0 cannot reach Services")

@@ -12,6 +12,7 @@ import (
 
 	"github.com/netplane/netplane/api/podnetworks"
 	"github.com/netplane/netplane/api/v1alpha1"
+	"github.com/netplane/netplane/cni/link"
 	"github.com/netplane/netplane/cni/wire"
 )
 
@@ -123,7 +124,7 @@ func TestAnInterfaceThatIsPluggedLaterRoutesBySource(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			iface := all[0].design(&circumstances{containerID: "c1", device: "eth1"})
+			iface := all[0].design(&circumstances{containerID: "c1", parent: link.Parent{Name: "eth1", MTU: 1500}})
 			there := &Sandbox{Attachments: []podnetworks.Attachment{
 				{Interface: "eth0", Gateway: test.gateways}, {Interface: "net9", Gateway: []string{"192.0.2.1"}},
 			}}

@@ -72,7 +72,9 @@ func (s *Server) probeAll(ctx context.Context, todo []*wanted) ([]*link.Answer, 
 }
 
 func (s *Server) probe(ctx context.Context, w *wanted) (*link.Answer, error) {
-	device, err := s.device(ctx, w)
+	s.parents.RLock()
+	defer s.parents.RUnlock()
+	parent, err := s.parent(ctx, w)
 	if err != nil {
 		return nil, err
 	}
@@ -80,7 +82,7 @@ func (s *Server) probe(ctx context.Context, w *wanted) (*link.Answer, error) {
 	for _, prefix := range w.plan.Interface(w.lease.Address) {
 		addresses = append(addresses, prefix.Addr())
 	}
-	answers, err := s.deps.Prober.Probe(ctx, device, addresses)
+	answers, err := s.deps.Prober.Probe(ctx, parent.Name, addresses)
 	if err != nil {
 		return nil, retry("network %q: looking for other hosts with address %s: %v", w.network.Name, w.lease.Address, err)
 	}
@@ -107,20 +109,4 @@ func (s *Server) putAside(ctx context.Context, sandbox *wire.Sandbox, w *wanted,
 		return retry("%s, as were the %d tried before: give the subnet to the cluster alone, or name what others use in spec.excludeRanges", note, maxTaken-1)
 	}
 	return nil
-}
-
-// device is what a pod's interface stands on: the NIC, or its bridge, which is
-// made if there is none.
-func (s *Server) device(ctx context.Context, w *wanted) (string, error) {
-	if w.overlay != "" {
-		return w.overlay, nil // made once the sandbox is remembered
-	}
-	if !w.bridged {
-		return w.nic, nil
-	}
-	bridge, err := s.deps.HostLinks.EnsureBridge(ctx, w.nic)
-	if err != nil {
-		return "", fmt.Errorf("network %q: %w", w.network.Name, err)
-	}
-	return bridge, nil
 }

@@ -78,7 +78,12 @@ func (w *world) Refusal(network string) (reason, message string, refused bool) {
 
 func (w *world) Tunnel(string) (link.Tunnel, bool) { return w.tunnel, w.tunnel.Device != "" }
 
-func (w *world) BridgeMode(nic string) bool { return w.bridged[nic] }
+func (w *world) Bridged(nic string, n *v1alpha1.Network) (bridged bool, refusal string) {
+	if n.Spec.Plugin == v1alpha1.PluginBridge && !w.bridged[nic] {
+		return false, "NIC " + nic + " is not in bridge mode"
+	}
+	return w.bridged[nic], ""
+}
 
 func (w *world) Exclusive(string) []link.Device {
 	var out []link.Device
@@ -255,7 +260,7 @@ func (w *world) open(t testing.TB, state string) {
 	t.Helper()
 	server, err := NewServer(Config{StateDir: state}, Deps{
 		Networks: w, Namespaces: w, Pods: w, Running: w, Claims: w, Addresses: w, PodLinks: podLinks{w}, HostLinks: w.links,
-		NICs:   w.links,
+		NICs: w.links, Parents: w.links,
 		Prober: w.links, Taken: w, Reporter: w,
 		Topology:     func() Topology { return w },
 		ServiceCIDRs: func() []netip.Prefix { return []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")} },

@@ -23,7 +23,7 @@ import (
 // share a NIC that is listed itself), dummies and tunnels. What the mapping
 // names is listed in any case, by Resolve.
 func isNIC(d *link.Device) bool {
-	if d.Loopback || link.Own(d.Name) {
+	if d.Loopback || d.Made || link.Own(d.Name) {
 		return false
 	}
 	if d.Sysfs.Physical {

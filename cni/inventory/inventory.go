@@ -55,7 +55,7 @@ type HeldSource interface {
 
 // Bridges puts a NIC back into the bridge that netplane made of it.
 type Bridges interface {
-	EnsureBridge(ctx context.Context, nic string) (string, error)
+	EnsureParent(ctx context.Context, spec link.ParentSpec) (link.Parent, error)
 }
 
 // Config is what the inventory is told.
@@ -103,7 +103,7 @@ type Inventory struct {
 	// Below is used by one goroutine at a time: Sync, then Run.
 	lastMap     *Map
 	mapErr      error
-	unavailable map[string]bool
+	unavailable map[string]bool // by link kind that some Network needs
 	probed      time.Time
 }
 
@@ -244,7 +244,7 @@ func (i *Inventory) watchLinks(ctx context.Context) {
 
 // refresh makes a new Snapshot from all that can be read.
 func (i *Inventory) refresh(ctx context.Context) error {
-	in := Input{Unavailable: i.probeKinds(ctx)}
+	var in Input
 	var node corev1.Node
 	if err := i.deps.Client.Get(ctx, types.NamespacedName{Name: i.config.NodeName}, &node); err != nil {
 		return fmt.Errorf("reading the Node: %w", err)
@@ -267,6 +267,7 @@ func (i *Inventory) refresh(ctx context.Context) error {
 	if i.deps.Pods != nil {
 		in.InPods, in.Parents = i.deps.Pods.NICsInPods(), i.deps.Pods.Parents()
 	}
+	in.Unavailable = i.probeKinds(ctx, in.Networks)
 	in.Map = i.readMap(ctx)
 	next := Resolve(&in)
 	i.logChange(ctx, next)
@@ -279,19 +280,24 @@ func (i *Inventory) refresh(ctx context.Context) error {
 }
 
 // mend puts NICs that have come back into their bridges: pods are still there
-// and have been cut off since.
+// and have been cut off since. A bridge follows its NIC's MTU.
 func (i *Inventory) mend(ctx context.Context, s *Snapshot) {
 	if i.deps.Bridges == nil {
 		return
 	}
 	logger := klog.FromContext(ctx)
-	for _, nic := range s.lost {
-		bridge, err := i.deps.Bridges.EnsureBridge(ctx, nic)
+	for _, lost := range s.lost {
+		bridge, err := i.deps.Bridges.EnsureParent(ctx, lost)
 		if err != nil {
-			logger.Error(err, "A NIC has come back, but not into its bridge: the pods there stay cut off", "nic", nic)
+			logger.Error(err, "A NIC has come back, but not into its bridge: the pods there stay cut off", "nic", lost.NIC, "tag", lost.Tag)
 			continue
 		}
-		logger.Info("A NIC has come back; put it into its bridge", "nic", nic, "bridge", bridge)
+		logger.Info("A NIC has come back; put it into its bridge", "nic", lost.NIC, "tag", lost.Tag, "bridge", bridge.Name)
+	}
+	for _, stray := range s.stray {
+		if _, err := i.deps.Bridges.EnsureParent(ctx, stray); err != nil {
+			logger.Error(err, "A bridge has another MTU than its NIC", "nic", stray.NIC, "tag", stray.Tag)
+		}
 	}
 }
 
@@ -314,25 +320,38 @@ func (i *Inventory) readMap(ctx context.Context) *Map {
 	return i.lastMap
 }
 
-// probeKinds asks the kernel for the kinds of links that the built-in plugins
-// make, and asks again for those that were missing.
-func (i *Inventory) probeKinds(ctx context.Context) map[string]bool {
+// probeKinds asks the kernel for the kinds of links that the Networks need: to
+// ask loads the kind's module. It asks again for those that were missing.
+func (i *Inventory) probeKinds(ctx context.Context, networks []v1alpha1.Network) map[string]bool {
 	now := i.deps.Clock.Now()
-	if i.unavailable != nil && (len(i.unavailable) == 0 || now.Sub(i.probed) < rereadEvery) {
-		return i.unavailable
+	again := now.Sub(i.probed) >= rereadEvery
+	if i.unavailable == nil || again {
+		i.probed = now
 	}
-	missing := map[string]bool{}
-	for _, kind := range []string{link.KindMacvlan, link.KindBridge, link.KindVeth, link.KindVXLAN} {
-		ok, err := i.deps.Links.Supports(kind)
-		if err != nil {
-			klog.FromContext(ctx).Info("Probing the kernel failed; taking the link kind for available", "kind", kind, "err", err)
-		}
-		if err == nil && !ok {
-			missing[kind] = true
+	next := map[string]bool{}
+	for n := range networks {
+		for _, kind := range kindsOf(&networks[n]) {
+			if _, done := next[kind]; done {
+				continue
+			}
+			missing, known := i.unavailable[kind]
+			if !known || missing && again {
+				missing = i.lacks(ctx, kind)
+			}
+			next[kind] = missing
 		}
 	}
-	i.unavailable, i.probed = missing, now
-	return missing
+	i.unavailable = next
+	return next
+}
+
+// lacks says whether the kernel cannot make links of a kind.
+func (i *Inventory) lacks(ctx context.Context, kind string) bool {
+	ok, err := i.deps.Links.Supports(kind)
+	if err != nil {
+		klog.FromContext(ctx).Info("Probing the kernel failed; taking the link kind for available", "kind", kind, "err", err)
+	}
+	return err == nil && !ok
 }
 
 func (i *Inventory) logChange(ctx context.Context, next *Snapshot) {

@@ -426,18 +426,22 @@ func TestRunFollowsLinksAndMapFile(t *testing.T) {
 	}
 }
 
-// fakeBridges remembers for which NICs it was called.
+// fakeBridges remembers for which devices it was called.
 type fakeBridges struct {
 	nics []string
 	err  error
 }
 
-func (f *fakeBridges) EnsureBridge(_ context.Context, nic string) (string, error) {
-	f.nics = append(f.nics, nic)
-	return link.BridgeName(nic), f.err
+func (f *fakeBridges) EnsureParent(_ context.Context, spec link.ParentSpec) (link.Parent, error) {
+	device := spec.NIC
+	if spec.Tag != 0 {
+		device = link.TaggedName(spec.NIC, spec.Tag)
+	}
+	f.nics = append(f.nics, device)
+	return link.Parent{Name: link.BridgeName(device)}, f.err
 }
 
-func TestANICThatHasComeBackIsPutIntoItsBridge(t *testing.T) {
+func TestBridgesAreMendedWhenTheirNICChanges(t *testing.T) {
 	b := newBench(t)
 	bridges := &fakeBridges{err: errors.New("device or resource busy")}
 	b.deps.Bridges = bridges
@@ -449,8 +453,10 @@ func TestANICThatHasComeBackIsPutIntoItsBridge(t *testing.T) {
 		{[]string{"eth1 veth up", "np-eth1 bridge up"}, []string{"eth1"}},
 		{[]string{"eth1 veth up", "np-eth1 bridge up"}, []string{"eth1", "eth1"}},
 		{[]string{"eth1 veth up master=np-eth1:bridge", "np-eth1 bridge up"}, []string{"eth1", "eth1"}},
-		{[]string{"np-eth1 bridge up"}, []string{"eth1", "eth1"}},
-		{[]string{"eth2 veth up", "np-eth2 bridge up"}, []string{"eth1", "eth1"}},
+		{[]string{"eth1 veth up mtu=9000 master=np-eth1:bridge", "np-eth1 bridge up"}, []string{"eth1", "eth1", "eth1"}},
+		{[]string{"eth1 veth up mtu=9000 master=br0:bridge", "br0 bridge up"}, []string{"eth1", "eth1", "eth1"}},
+		{[]string{"np-eth1 bridge up"}, []string{"eth1", "eth1", "eth1"}},
+		{[]string{"eth2 veth up", "np-eth2 bridge up"}, []string{"eth1", "eth1", "eth1"}},
 	} {
 		b.links.set(devices(t, step.devices...))
 		if err := b.refresh(b.ctx); err != nil {

@@ -54,7 +54,7 @@ func Resolve(in *Input) *Snapshot {
 	s := &Snapshot{
 		warnings:  warnings,
 		parents:   make(map[string][]string, len(nics)),
-		bridged:   map[string]bool{},
+		uses:      map[place]*use{},
 		exclusive: map[string][]*link.Device{},
 		refused:   map[string]v1alpha1.RefusedNetwork{},
 		tunnels:   map[string]link.Tunnel{},

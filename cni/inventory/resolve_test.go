@@ -5,14 +5,17 @@ package inventory
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/netplane/netplane/api/v1alpha1"
@@ -41,6 +44,12 @@ func devices(t *testing.T, lines ...string) []link.Device {
 				d.Parent = value
 			case "addr":
 				d.Addresses = append(d.Addresses, netip.MustParsePrefix(value))
+			case "tag":
+				if _, err := fmt.Sscan(value, &d.Tag); err != nil {
+					t.Fatal(err)
+				}
+			case "ours":
+				d.Made = true
 			case "default":
 				d.DefaultRoute = true
 			case "driver":
@@ -70,7 +79,8 @@ func born(order int) metav1.Time {
 	return metav1.NewTime(time.Date(2026, 1, 1, 0, 0, order, 0, time.UTC))
 }
 
-// networks makes Networks from "name plugin physical [mtu]", oldest first.
+// networks makes Networks from "name plugin physical [mtu] [vlan=N] [mode=M]",
+// oldest first.
 func networks(t *testing.T, lines ...string) []v1alpha1.Network {
 	t.Helper()
 	var out []v1alpha1.Network
@@ -78,8 +88,17 @@ func networks(t *testing.T, lines ...string) []v1alpha1.Network {
 		f := strings.Fields(line)
 		n := v1alpha1.Network{ObjectMeta: metav1.ObjectMeta{Name: f[0], CreationTimestamp: born(i)}}
 		n.Spec = v1alpha1.NetworkSpec{Plugin: f[1], PhysicalNet: f[2]}
-		if len(f) > 3 {
-			if _, err := fmt.Sscan(f[3], &n.Spec.MTU); err != nil {
+		for _, extra := range f[3:] {
+			var err error
+			switch key, value, _ := strings.Cut(extra, "="); key {
+			case "vlan":
+				_, err = fmt.Sscan(value, &n.Spec.VLAN)
+			case "mode":
+				n.Spec.PluginConfig = &apiextensionsv1.JSON{Raw: fmt.Appendf(nil, `{"mode": %q}`, value)}
+			default:
+				_, err = fmt.Sscan(extra, &n.Spec.MTU)
+			}
+			if err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -106,13 +125,15 @@ func (s *Snapshot) text() string {
 	for _, p := range s.physicalNetworks {
 		fmt.Fprintf(&out, "physical %s %v ready=%t %s parents=%v\n", p.Name, p.Interfaces, p.Ready, p.Reason, s.Parents(p.Name))
 		for _, nic := range s.Parents(p.Name) {
-			if s.BridgeMode(nic) {
-				fmt.Fprintf(&out, "bridge %s\n", nic)
+			for _, tag := range slices.Sorted(maps.Keys(tagsOf(s, nic))) {
+				if s.uses[place{nic, tag}].bridge {
+					fmt.Fprintf(&out, "bridge %s\n", placeText(nic, int(tag)))
+				}
 			}
 		}
 	}
-	for _, nic := range s.lost {
-		fmt.Fprintf(&out, "lost %s\n", nic)
+	for _, lost := range s.lost {
+		fmt.Fprintf(&out, "lost %s\n", placeText(lost.NIC, lost.Tag))
 	}
 	for _, r := range s.Refused() {
 		fmt.Fprintf(&out, "refused %s %s: %s\n", r.Network, r.Reason, r.Message)
@@ -121,6 +142,23 @@ func (s *Snapshot) text() string {
 		fmt.Fprintf(&out, "warning %s\n", w)
 	}
 	return out.String()
+}
+
+func tagsOf(s *Snapshot, nic string) map[int32]bool {
+	out := map[int32]bool{}
+	for at := range s.uses {
+		if at.nic == nic {
+			out[at.tag] = true
+		}
+	}
+	return out
+}
+
+func placeText(nic string, tag int) string {
+	if tag == 0 {
+		return nic
+	}
+	return fmt.Sprintf("%s tag %d", nic, tag)
 }
 
 func lines(text ...string) string {
@@ -250,6 +288,8 @@ func TestResolveMapping(t *testing.T) {
 
 func TestResolveModesAndRefusals(t *testing.T) {
 	const conflict = "a NIC cannot be a macvlan parent and a bridge port at once: use plugin macvlan, or another physical network"
+	const noMix = "a NIC takes no links of macvlan and ipvlan at once: "
+	const alone = "a macvlan in passthru mode takes no others beside it: choose another mode, or another physical network"
 	for name, test := range map[string]struct {
 		networks    []string
 		devices     []string
@@ -320,6 +360,68 @@ func TestResolveModesAndRefusals(t *testing.T) {
 			networks: []string{"data bridge p", "management macvlan p"}, devices: []string{"eth1 device up"}, unavailable: link.KindMacvlan,
 			want: lines("bridge eth1", "refused management PluginUnavailable: the node's kernel cannot make links of kind macvlan: load or build its module"),
 		},
+		"ipvlan and macvlan exclude each other": {
+			networks: []string{"shared ipvlan p", "management macvlan p", "more ipvlan p", "data bridge p"}, devices: []string{"eth1 device up"},
+			want: lines(
+				"refused data PluginConflict: NIC eth1 is used by the older Network shared with plugin ipvlan, and a NIC cannot be an ipvlan parent and a bridge port at once: use plugin ipvlan, or another physical network",
+				"refused management PluginConflict: NIC eth1 is used by the older Network shared with plugin ipvlan, and "+noMix+"use plugin ipvlan, or another physical network"),
+		},
+		"on the NIC's bridge, too": {
+			networks: []string{"data bridge p", "management macvlan p", "shared ipvlan p"}, devices: []string{"eth1 device up"},
+			want: lines("bridge eth1", "refused shared PluginConflict: NIC eth1 is used by the older Network management with plugin macvlan, and "+noMix+"use plugin macvlan, or another physical network"),
+		},
+		"a macvlan of the host keeps ipvlans away, but not macvlans": {
+			networks: []string{"shared ipvlan p", "management macvlan p"}, devices: []string{"eth1 device up", "mgmt0 macvtap up parent=eth1"},
+			want: lines("refused shared PluginConflict: NIC eth1 is used by the host's macvtap interface mgmt0 with plugin macvlan, and " + noMix + "use plugin macvlan, or another physical network"),
+		},
+		"passthru takes the NIC alone": {
+			networks: []string{"whole macvlan p mode=passthru", "management macvlan p"}, devices: []string{"eth1 device up"},
+			want: lines("refused management PluginConflict: NIC eth1 is used by the older Network whole, and " + alone),
+		},
+		"passthru comes too late": {
+			networks: []string{"management macvlan p", "whole macvlan p mode=passthru"}, devices: []string{"eth1 device up"},
+			want: lines("refused whole PluginConflict: NIC eth1 is used by the older Network management, and " + alone),
+		},
+		"passthru beside a macvlan of the host": {
+			networks: []string{"whole macvlan p mode=passthru", "management macvlan p"}, devices: []string{"eth1 device up", "mgmt0 macvlan up parent=eth1"},
+			want: lines("refused whole PluginConflict: NIC eth1 is used by the host's macvlan interface mgmt0, and " + alone),
+		},
+		"passthru on a bridge port": {
+			networks: []string{"whole macvlan p mode=passthru"}, devices: []string{"eth1 device up master=br0:bridge", "br0 bridge up"},
+			want: lines("bridge eth1", "refused whole PluginConflict: NIC eth1 is a bridge or a port of one, and a macvlan in passthru mode needs the NIC for itself: choose another mode, or another physical network"),
+		},
+		"each tag has its own mode": {
+			networks: []string{"management macvlan p", "data bridge p vlan=100", "more macvlan p vlan=100", "shared ipvlan p vlan=200"}, devices: []string{"eth1 device up"},
+			want: lines("bridge eth1 tag 100"),
+		},
+		"the NIC's bridge decides nothing for its tags": {
+			networks: []string{"tagged macvlan p vlan=100", "data bridge p vlan=100"}, devices: []string{"eth1 device up master=np-eth1:bridge", "np-eth1 bridge up"},
+			want: lines("bridge eth1", "refused data PluginConflict: NIC eth1.100 is used by the older Network tagged with plugin macvlan, and "+conflict),
+		},
+		"an administrator's tagged device has an address": {
+			networks: []string{"data bridge p vlan=100"}, devices: []string{"eth1 device up", "storage vlan up parent=eth1 tag=100 addr=192.0.2.7/24"},
+			want: lines("refused data HostInterface: NIC storage carries the host's address 192.0.2.7/24, which would be lost in a bridge: use plugin macvlan, or a NIC without addresses"),
+		},
+		"an administrator's tagged device has a smaller MTU": {
+			networks: []string{"data macvlan p vlan=100 1500"}, devices: []string{"eth1 device up", "storage vlan up parent=eth1 tag=100 mtu=1400"},
+			want: lines("refused data MTUExceedsInterface: spec.mtu 1500 is larger than the 1400 of NIC storage: lower it, or raise the NIC's"),
+		},
+		"tags of a port of an administrator's bridge are that bridge's": {
+			networks: []string{"data bridge p vlan=100"}, devices: []string{"eth1 device up master=br0:bridge", "br0 bridge up", "storage vlan up parent=br0 tag=100 default"},
+			want: lines("bridge eth1", "refused data HostInterface: NIC storage carries the host's default route, which would be lost in a bridge: use plugin macvlan, or another NIC"),
+		},
+		"a NIC that has come back without its tagged device": {
+			networks: []string{"data bridge p vlan=100"}, devices: []string{"eth1 device up", "np-eth1.100 bridge up"},
+			want: lines("bridge eth1 tag 100", "lost eth1 tag 100"),
+		},
+		"the kernel lacks VLAN": {
+			networks: []string{"management macvlan p", "tagged macvlan p vlan=100"}, devices: []string{"eth1 device up"}, unavailable: link.KindVLAN,
+			want: lines("refused tagged PluginUnavailable: the node's kernel cannot make links of kind vlan: load or build its module"),
+		},
+		"the kernel lacks ipvlan": {
+			networks: []string{"shared ipvlan p"}, devices: []string{"eth1 device up"}, unavailable: link.KindIPVLAN,
+			want: lines("refused shared PluginUnavailable: the node's kernel cannot make links of kind ipvlan: load or build its module"),
+		},
 		"no NIC is there: nothing to refuse": {
 			networks: []string{"management macvlan p", "data bridge p"},
 			want:     "",
@@ -377,7 +479,8 @@ func shuffle[T any](random *rand.Rand, list []T) {
 
 func TestNilSnapshotBacksNothing(t *testing.T) {
 	var s *Snapshot
-	if _, _, refused := s.Refusal("data"); refused || s.BridgeMode("eth1") || len(s.Parents("phy-net0"))+len(s.Refused())+len(s.PhysicalNetworks()) > 0 {
+	bridged, refusal := s.Bridged("eth1", &v1alpha1.Network{})
+	if _, _, refused := s.Refusal("data"); refused || bridged || refusal == "" || len(s.Parents("phy-net0"))+len(s.Refused())+len(s.PhysicalNetworks()) > 0 {
 		t.Error("a nil Snapshot claims to know something")
 	}
 }

@@ -4,6 +4,7 @@
 package inventory
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -18,11 +19,11 @@ type Snapshot struct {
 	interfaces       []v1alpha1.NodeInterfaceStatus
 	physicalNetworks []v1alpha1.NodePhysicalNetwork
 	parents          map[string][]string
-	bridged          map[string]bool
+	uses             map[place]*use
 	exclusive        map[string][]*link.Device
 	refused          map[string]v1alpha1.RefusedNetwork
 	tunnels          map[string]link.Tunnel
-	lost             []string
+	lost, stray      []link.ParentSpec
 	warnings         []string
 }
 
@@ -58,10 +59,18 @@ func (s *Snapshot) Refusal(network string) (reason, message string, refused bool
 	return r.Reason, r.Message, refused
 }
 
-// BridgeMode says whether a NIC is, or is to be, a port of a bridge (or is one
-// itself): macvlans are then made on the bridge.
-func (s *Snapshot) BridgeMode(nic string) bool {
-	return s != nil && s.bridged[nic]
+// Bridged says whether a NIC, or its tagged device, is or is to be a port of a
+// bridge (or is one itself) for a Network: macvlans are then made on the bridge.
+// The refusal is empty if the NIC can serve the Network.
+func (s *Snapshot) Bridged(nic string, n *v1alpha1.Network) (bridged bool, refusal string) {
+	if s == nil {
+		return false, "the node's NICs are not known yet"
+	}
+	u, known := s.uses[place{nic, n.Spec.VLAN}]
+	if !known {
+		return false, fmt.Sprintf("the node has not looked at NIC %s with VLAN %d yet", nic, n.Spec.VLAN)
+	}
+	return u.bridge, u.refuse(n).message
 }
 
 // Refused lists the refused Networks by name.

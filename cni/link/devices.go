@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/netip"
 	"slices"
@@ -30,6 +31,10 @@ const (
 	KindVLAN    = "vlan"
 )
 
+// NeedsIngress is asked of Supports like a kind: the ingress hook of nftables,
+// for spoof checks.
+const NeedsIngress = "nftables-ingress"
+
 // dumpTries bounds the repetitions of a netlink dump that the kernel marks as
 // interrupted (NLM_F_DUMP_INTR): links changed while it was being written.
 const dumpTries = 10
@@ -52,6 +57,10 @@ type Device struct {
 	Master, MasterKind string
 	// Parent is the link below a macvlan, ipvlan or vlan; "" if none.
 	Parent string
+	// Tag is the 802.1Q tag of a vlan; 0 for all others.
+	Tag int
+	// Made: netplane made it, for whatever name it has.
+	Made bool
 	// Addresses are the host's on this link, without link-local ones.
 	Addresses []netip.Prefix
 	// TunnelEnds are those that a tunnel may end at, link-local ones included, in
@@ -140,6 +149,8 @@ func describe(l netlink.Link, byIndex map[int]netlink.Link) Device {
 		Up:       a.RawFlags&unix.IFF_UP != 0 && a.RawFlags&unix.IFF_RUNNING != 0,
 		Ethernet: a.EncapType == "ether",
 		Loopback: a.RawFlags&unix.IFF_LOOPBACK != 0,
+		Tag:      tagOf(l),
+		Made:     Own(a.Name) || a.Group == linkGroup,
 	}
 	if len(dev.PermMAC) == 0 || bytes.Equal(dev.PermMAC, make([]byte, len(dev.PermMAC))) {
 		dev.PermMAC = dev.MAC
@@ -242,9 +253,13 @@ func dump[T any](list func() ([]T, error)) ([]T, error) {
 
 // Supports says whether the kernel can make links of a kind, loading its
 // module if need be. Nothing is made: the kernel looks the kind up before it
-// validates the link's address, here a multicast one that every kind refuses
-// (rtnl_newlink in net/core/rtnetlink.c: EOPNOTSUPP against EADDRNOTAVAIL).
+// validates the link's address, here a multicast one that most kinds refuse
+// (rtnl_newlink in net/core/rtnetlink.c: EOPNOTSUPP against EADDRNOTAVAIL); for
+// ipvlan there is a parent that does not exist (ENODEV).
 func (d *Devices) Supports(kind string) (bool, error) {
+	if kind == NeedsIngress {
+		return supportsIngress(d.ns)
+	}
 	multicast := net.HardwareAddr{0x01, 0, 0, 0, 0, 0}
 	attrs := netlink.LinkAttrs{Name: "np-probe", HardwareAddr: multicast, TxQLen: -1}
 	var probe netlink.Link
@@ -255,6 +270,9 @@ func (d *Devices) Supports(kind string) (bool, error) {
 		probe = &netlink.Macvlan{LinkAttrs: attrs}
 	case KindVeth:
 		probe = &netlink.Veth{LinkAttrs: attrs, PeerName: "np-probe-peer"}
+	case KindIPVLAN:
+		attrs.ParentIndex = math.MaxInt32
+		probe = &netlink.IPVlan{LinkAttrs: attrs}
 	default:
 		probe = &netlink.GenericLink{LinkAttrs: attrs, LinkType: kind}
 	}
@@ -262,7 +280,7 @@ func (d *Devices) Supports(kind string) (bool, error) {
 	switch {
 	case errors.Is(err, unix.EOPNOTSUPP):
 		return false, nil
-	case errors.Is(err, unix.EADDRNOTAVAIL), errors.Is(err, unix.EINVAL):
+	case errors.Is(err, unix.EADDRNOTAVAIL), errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENODEV):
 		return true, nil
 	case err == nil:
 		return true, d.handle.LinkDel(probe)

@@ -26,8 +26,8 @@ type Fake struct {
 	// Hosts are the addresses of hosts behind the NICs and their MACs, for Probe.
 	Hosts map[netip.Addr]string
 	// FailOn makes an operation fail when it returns an error. The operation
-	// is told as "add eth0", "delete eth0", "bridge eth1", "path nps...",
-	// "masquerade", "probe eth1 10.10.0.5", "nic eth2".
+	// is told as "add eth0", "delete eth0", "tag eth1 100", "bridge eth1",
+	// "prune", "path nps...", "masquerade", "probe eth1 10.10.0.5", "nic eth2".
 	FailOn func(operation string) error
 }
 
@@ -66,6 +66,9 @@ func (f *Fake) Add(_ context.Context, netns string, spec Interface) error {
 		return fmt.Errorf("the pod has an interface %s already", spec.Name)
 	}
 	line := fmt.Sprintf("%s: %s %s on %s mac %s mtu %d", netns, spec.Name, spec.Kind, spec.Parent, spec.MAC, spec.MTU)
+	if spec.Mode != "" {
+		line += " mode " + spec.Mode
+	}
 	for _, a := range spec.Addresses {
 		line += " " + a.String()
 	}
@@ -99,7 +102,14 @@ func (f *Fake) Add(_ context.Context, netns string, spec Interface) error {
 		delete(f.nics, spec.NIC.Name)
 	}
 	if spec.HostEnd != "" {
-		f.lines["host/"+spec.HostEnd] = fmt.Sprintf("host: %s veth master %s", spec.HostEnd, spec.Parent)
+		line := fmt.Sprintf("host: %s veth master %s", spec.HostEnd, spec.Parent)
+		if spec.Isolated {
+			line += " isolated"
+		}
+		f.lines["host/"+spec.HostEnd] = line
+	}
+	if spec.SpoofCheck {
+		f.lines["guard/"+spec.HostEnd] = guardLine(&spec)
 	}
 	return nil
 }
@@ -116,6 +126,7 @@ func (f *Fake) Delete(_ context.Context, netns string, spec Interface) error {
 	if spec.NIC != nil {
 		f.nics[spec.NIC.Name] = spec.NIC.MTU
 	}
+	delete(f.lines, "guard/"+spec.HostEnd)
 	return nil
 }
 
@@ -164,17 +175,57 @@ func (f *Fake) Probe(_ context.Context, device string, addresses []netip.Addr) (
 	return out, nil
 }
 
-// EnsureBridge makes the bridge of a NIC.
-func (f *Fake) EnsureBridge(_ context.Context, nic string) (string, error) {
+// EnsureParent makes the tagged device of a NIC and the bridge over either.
+// The MAC is made of the NIC's name.
+func (f *Fake) EnsureParent(_ context.Context, spec ParentSpec) (Parent, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if err := f.fails("bridge %s", nic); err != nil {
-		return "", err
+	name, mtu := spec.NIC, f.nics[spec.NIC]
+	if spec.Tag != 0 {
+		if err := f.fails("tag %s %d", name, spec.Tag); err != nil {
+			return Parent{}, err
+		}
+		below := name
+		name = TaggedName(below, spec.Tag)
+		f.lines["host/"+name] = fmt.Sprintf("host: %s vlan %d on %s", name, spec.Tag, below)
+		f.nics[name] = mtu
 	}
-	name := BridgeName(nic)
-	f.lines["host/"+name] = fmt.Sprintf("host: %s bridge port %s", name, nic)
-	f.nics[name] = f.nics[nic]
-	return name, nil
+	if spec.Bridge {
+		if err := f.fails("bridge %s", name); err != nil {
+			return Parent{}, err
+		}
+		port := name
+		name = BridgeName(port)
+		f.lines["host/"+name] = fmt.Sprintf("host: %s bridge port %s", name, port)
+		f.nics[name] = mtu
+	}
+	return Parent{Name: name, MTU: mtu, MAC: FakeMAC(spec.NIC)}, nil
+}
+
+// FakeMAC is the address of a Fake's NIC.
+func FakeMAC(nic string) string { return "02:00:00:00:00:" + digest(nic)[:2] }
+
+// PruneParents removes bridges and tagged devices that are not in use, nor
+// below what is.
+func (f *Fake) PruneParents(_ context.Context, used []string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.fails("prune"); err != nil {
+		return err
+	}
+	maps.DeleteFunc(f.lines, func(_, line string) bool {
+		fields := strings.Fields(line)
+		return len(fields) == 5 && fields[2] == KindBridge && !slices.Contains(used, fields[1])
+	})
+	maps.DeleteFunc(f.lines, func(_, line string) bool {
+		fields := strings.Fields(line)
+		if len(fields) != 6 || fields[2] != KindVLAN || slices.Contains(used, fields[1]) {
+			return false
+		}
+		_, bridged := f.lines["host/"+BridgeName(fields[1])]
+		return !bridged
+	})
+	return nil
 }
 
 // MTU returns what NewFake was given.
@@ -224,6 +275,26 @@ func (f *Fake) RemovePath(_ context.Context, path Path, last bool) error {
 		maps.DeleteFunc(f.lines, func(key, _ string) bool { return strings.HasPrefix(key, "host/"+path.Device) })
 	}
 	return nil
+}
+
+// RestoreGuards makes the guarded ports those of interfaces.
+func (f *Fake) RestoreGuards(_ context.Context, interfaces func() []Interface) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.fails("guard"); err != nil {
+		return err
+	}
+	maps.DeleteFunc(f.lines, func(key, _ string) bool { return strings.HasPrefix(key, "guard/") })
+	for _, spec := range interfaces() {
+		if spec.SpoofCheck {
+			f.lines["guard/"+spec.HostEnd] = guardLine(&spec)
+		}
+	}
+	return nil
+}
+
+func guardLine(spec *Interface) string {
+	return fmt.Sprintf("guard: %s mac %s", spec.HostEnd, spec.MAC)
 }
 
 // SetMasquerade replaces the rules.

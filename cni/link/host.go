@@ -5,89 +5,11 @@ package link
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/vishvananda/netlink"
 	"k8s.io/klog/v2"
 )
-
-// MTU returns the MTU of a device of the host.
-func (l *Links) MTU(device string) (int, error) {
-	dev, err := l.host.LinkByName(device)
-	if err != nil {
-		return 0, fmt.Errorf("reading the MTU of %s: %w", device, err)
-	}
-	return dev.Attrs().MTU, nil
-}
-
-// EnsureBridge returns the bridge that a NIC is a port of, or the NIC itself if
-// it is a bridge, or makes one. A NIC is never set up here: down is the
-// administrator's decision.
-func (l *Links) EnsureBridge(ctx context.Context, nic string) (string, error) {
-	l.bridges.Lock()
-	defer l.bridges.Unlock()
-	port, err := l.host.LinkByName(nic)
-	if err != nil {
-		return "", fmt.Errorf("looking for NIC %s: %w", nic, err)
-	}
-	if port.Type() == KindBridge {
-		return nic, nil
-	}
-	if index := port.Attrs().MasterIndex; index != 0 {
-		master, err := l.host.LinkByIndex(index)
-		if err != nil {
-			return "", fmt.Errorf("looking for the master of NIC %s: %w", nic, err)
-		}
-		if master.Type() != KindBridge {
-			return "", fmt.Errorf("NIC %s is a port of %s, a %s: map that one instead", nic, master.Attrs().Name, master.Type())
-		}
-		return master.Attrs().Name, nil
-	}
-	name, err := l.makeBridge(ctx, port)
-	if err != nil {
-		return "", fmt.Errorf("making the bridge of NIC %s: %w", nic, explain(err, nic))
-	}
-	return name, nil
-}
-
-// makeBridge makes a bridge without STP. Its MAC is the NIC's: left to itself,
-// the kernel would take another one whenever a port comes or goes.
-func (l *Links) makeBridge(ctx context.Context, port netlink.Link) (_ string, err error) {
-	nic := port.Attrs()
-	name := BridgeName(nic.Name)
-	bridge, err := l.host.LinkByName(name)
-	if err != nil {
-		made := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: name, MTU: nic.MTU, HardwareAddr: nic.HardwareAddr, TxQLen: -1}}
-		if err := l.host.LinkAdd(made); err != nil {
-			return "", err
-		}
-		finished := false
-		defer func() {
-			if !finished {
-				err = errors.Join(err, l.host.LinkDel(made))
-			}
-		}()
-		if bridge, err = l.host.LinkByName(name); err != nil {
-			return "", err
-		}
-		l.tuneDevice(ctx, name)
-		if err := l.finishBridge(port, bridge); err != nil {
-			return "", err
-		}
-		finished = true
-		klog.FromContext(ctx).Info("Made a bridge", "bridge", name, "nic", nic.Name)
-		return name, nil
-	}
-	return name, l.finishBridge(port, bridge)
-}
-
-func (l *Links) finishBridge(port, bridge netlink.Link) error {
-	if err := l.host.LinkSetMaster(port, bridge); err != nil {
-		return err
-	}
-	return l.host.LinkSetUp(bridge)
-}
 
 // tuneDevice keeps router advertisements of a Network from configuring the
 // host, and makes link-local addresses usable at once.

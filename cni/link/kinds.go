@@ -38,9 +38,11 @@ type maker struct {
 func makerOf(kind string) (maker, bool) {
 	switch kind {
 	case KindMacvlan:
-		return maker{create: createMacvlan}, true
+		return maker{create: createMacvlan, check: checkMacvlan}, true
+	case KindIPVLAN:
+		return maker{create: createIPVLAN, check: checkIPVLAN}, true
 	case KindVeth:
-		return maker{create: createVeth, started: announceVeth, clean: removeHostEnd}, true
+		return maker{create: createVeth, started: announceVeth, clean: cleanVeth, check: checkVeth}, true
 	case KindHostDevice:
 		return maker{create: moveIn, started: announceNIC, remove: takeOut, clean: bringHome}, true
 	}

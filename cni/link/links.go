@@ -41,8 +41,8 @@ type Links struct {
 	ns      netns.NsHandle
 	host    *netlink.Handle
 	slots   chan struct{}
-	// bridges is held while a NIC's bridge is looked for or made.
-	bridges sync.Mutex
+	// parents is held while what interfaces stand on is looked for, made or removed.
+	parents sync.Mutex
 }
 
 // Open opens the host's namespace.

@@ -6,6 +6,7 @@ package link
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"strconv"
 	"strings"
 )
 
@@ -31,6 +32,20 @@ func BridgeName(nic string) string {
 		return bridgePrefix + nic
 	}
 	return bridgePrefix + nic[:6] + "-" + digest(nic)[:5]
+}
+
+// linkGroup (IFLA_GROUP) marks the tagged devices that netplane makes: their
+// names are those that an administrator would give them.
+const linkGroup = 0x6e70
+
+// TaggedName names the device of an 802.1Q tag on a NIC: <nic>.<tag>. Of a NIC
+// whose name is too long for that the beginning stays, and a hash.
+func TaggedName(nic string, tag int) string {
+	suffix := "." + strconv.Itoa(tag)
+	if room := maxName - len(suffix); len(nic) > room {
+		nic = nic[:room-6] + "-" + digest(nic)[:5]
+	}
+	return nic + suffix
 }
 
 // HostEndName names the host's end of a pod's veth, the same for every try.

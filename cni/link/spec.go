@@ -13,15 +13,24 @@ import (
 type Interface struct {
 	// Name in the pod.
 	Name string `json:"name"`
-	// Kind is KindMacvlan, KindVeth for a port of a bridge, or KindHostDevice.
+	// Kind is KindMacvlan or KindIPVLAN, KindVeth for a port of a bridge, or
+	// KindHostDevice.
 	Kind string `json:"kind"`
+	// Mode of a macvlan (bridge, vepa, private, passthru) or an ipvlan (l2,
+	// l3); empty is bridge or l2.
+	Mode string `json:"mode,omitempty"`
 	// Parent is the host's device: what the macvlan stands on, or the bridge.
 	Parent string `json:"parent"`
 	// HostEnd is the name of a veth's other end.
 	HostEnd string `json:"hostEnd,omitempty"`
 	// NIC, of KindHostDevice, is what the interface was in the host. Its name is
 	// Parent.
-	NIC *NIC   `json:"nic,omitempty"`
+	NIC *NIC `json:"nic,omitempty"`
+	// Isolated keeps a port of a bridge from all others that are isolated, too.
+	Isolated bool `json:"isolated,omitempty"`
+	// SpoofCheck drops what a port of a bridge sends from addresses not its own.
+	SpoofCheck bool `json:"spoofCheck,omitempty"`
+	// MAC of an ipvlan or a macvlan in passthru mode is the parent's.
 	MAC string `json:"mac"`
 	MTU int    `json:"mtu"`
 	// Addresses with the prefix length of their subnet.
@@ -33,6 +42,22 @@ type Interface struct {
 	// pod; Keep are destinations that go on using them (Services).
 	TakeDefault bool           `json:"takeDefault,omitempty"`
 	Keep        []netip.Prefix `json:"keep,omitempty"`
+}
+
+// ParentSpec is what a Network's interfaces are to stand on.
+type ParentSpec struct {
+	NIC string
+	// Tag is the 802.1Q tag; 0 is the NIC itself.
+	Tag int
+	// Bridge asks for the bridge over it.
+	Bridge bool
+}
+
+// Parent is a device of the host that interfaces of pods can stand on.
+type Parent struct {
+	Name string
+	MTU  int
+	MAC  string
 }
 
 // Route is one route of a pod's interface.

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -36,8 +37,11 @@ func createVeth(p *pod, spec *Interface) error {
 			return fmt.Errorf("removing %s of an earlier attempt: %w", spec.HostEnd, err)
 		}
 	}
+	// The host's end has the bridge's MTU: the bridge takes the smallest of its
+	// ports (br_mtu_auto_adjust in net/bridge/br_if.c), and a pod on a Network of
+	// smaller MTU would shrink what all others stand on.
 	veth := &netlink.Veth{
-		LinkAttrs: netlink.LinkAttrs{Name: spec.HostEnd, MTU: spec.MTU, TxQLen: -1},
+		LinkAttrs: netlink.LinkAttrs{Name: spec.HostEnd, MTU: bridge.Attrs().MTU, TxQLen: -1},
 		PeerName:  spec.Name, PeerHardwareAddr: mac, PeerMTU: uint32(spec.MTU), PeerTxQLen: -1, PeerNamespace: netlink.NsFd(p.ns),
 	}
 	if err := p.host.LinkAdd(veth); err != nil {
@@ -47,14 +51,58 @@ func createVeth(p *pod, spec *Interface) error {
 	if err == nil {
 		// A port has no use for addresses of its own.
 		_ = p.setSysctls(p.Links.ns, []sysctl{{"ipv6/conf/" + spec.HostEnd + "/disable_ipv6", "1"}})
-		if err = p.host.LinkSetMaster(end, bridge); err == nil {
-			err = p.host.LinkSetUp(end)
-		}
+		err = p.connect(spec, end, bridge)
 	}
 	if err != nil {
 		return errors.Join(err, p.remove(spec))
 	}
 	return nil
+}
+
+// connect makes the host's end a port, which is restricted before it is up.
+func (p *pod) connect(spec *Interface, end, bridge netlink.Link) error {
+	if spec.SpoofCheck {
+		if err := p.guard(spec); err != nil {
+			return err
+		}
+	}
+	if err := p.host.LinkSetMaster(end, bridge); err != nil {
+		return err
+	}
+	if spec.Isolated {
+		if err := p.host.LinkSetIsolated(end, true); err != nil {
+			return fmt.Errorf("isolating the port: %w", err)
+		}
+	}
+	return p.host.LinkSetUp(end)
+}
+
+// checkVeth looks at the port.
+func checkVeth(p *pod, _ netlink.Link, spec *Interface) []string {
+	end, err := p.host.LinkByName(spec.HostEnd)
+	if err != nil {
+		return []string{"has lost its end in the host: " + err.Error()}
+	}
+	var wrong []string
+	if spec.Isolated {
+		if port, err := p.host.LinkGetProtinfo(end); err != nil || !port.Isolated {
+			wrong = append(wrong, "is not isolated")
+		}
+	}
+	if spec.SpoofCheck {
+		if guards, err := p.guards(); err != nil || !slices.Contains(guards, spec.HostEnd) {
+			wrong = append(wrong, "has no spoof check")
+		}
+	}
+	return wrong
+}
+
+// cleanVeth is for what stays of a veth whose pod's end could not be found.
+func cleanVeth(l *Links, spec *Interface) error {
+	if err := removeHostEnd(l, spec); err != nil || !spec.SpoofCheck {
+		return err
+	}
+	return l.unguard(spec)
 }
 
 // announceVeth repeats the announcement of a veth: the first one, at up, comes

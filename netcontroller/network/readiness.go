@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/netplane/netplane/api/addressing"
+	"github.com/netplane/netplane/api/pluginconfig"
 	"github.com/netplane/netplane/api/v1alpha1"
 )
 
@@ -91,6 +92,9 @@ func readiness(f *Facts, plan *addressing.Plan, planErr error, nodes v1alpha1.No
 	if message := unsupported(spec); message != "" {
 		return notReady(v1alpha1.ReasonUnsupportedPlugin, message)
 	}
+	if _, err := pluginconfig.Of(spec); err != nil {
+		return notReady(v1alpha1.ReasonInvalidSpec, "spec."+err.Error())
+	}
 	if planErr != nil {
 		return notReady(v1alpha1.ReasonInvalidSpec, "spec."+strings.TrimPrefix(planErr.Error(), "spec."))
 	}
@@ -143,12 +147,10 @@ func unsupported(spec *v1alpha1.NetworkSpec) string {
 		return fmt.Sprintf("conflictDetection Probe: a plugin that is not built in, such as %q, cannot wait for it", spec.Plugin)
 	case spec.Delegated() && spec.Subnet == "" && (len(spec.Routes) > 0 || spec.Gateway != ""):
 		return fmt.Sprintf("routes and gateway: of a Network without subnet they are plugin %q's: write them into pluginConfig", spec.Plugin)
-	case spec.Delegated():
-		return ""
-	case spec.Plugin != v1alpha1.PluginMacvlan && spec.Plugin != v1alpha1.PluginBridge && spec.Plugin != v1alpha1.PluginVXLAN && spec.Plugin != v1alpha1.PluginHostDevice:
-		return fmt.Sprintf("plugin %q: this release runs macvlan, bridge, vxlan and host-device", spec.Plugin)
-	case spec.VLAN != 0:
-		return fmt.Sprintf("vlan %d: this release runs macvlan, bridge and host-device without a VLAN tag", spec.VLAN)
+	case spec.Plugin == v1alpha1.PluginHostDevice && spec.VLAN != 0:
+		return fmt.Sprintf("vlan %d: a pod that has a NIC for itself tags by itself: make a Network without vlan", spec.VLAN)
+	case spec.Plugin == v1alpha1.PluginVXLAN && spec.VLAN != 0:
+		return fmt.Sprintf("vlan %d: a vxlan Network's frames have no tag: make a Network without vlan", spec.VLAN)
 	}
 	return ""
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -128,9 +129,9 @@ func TestReadiness(t *testing.T) {
 			facts: facts(aNetwork("management"), func(f *Facts) { f.PhysicalNetworkExists = false }),
 			want:  verdict{"False", "UnknownPhysicalNetwork", `there is no PhysicalNetwork "phy-net0": create it, or make a new Network with the right physicalNet`},
 		},
-		"a plugin of a later release": {
-			facts: facts(aNetwork("management", func(n *v1alpha1.Network) { n.Spec.Plugin = "ipvlan" })),
-			want:  verdict{"False", "UnsupportedPlugin", `plugin "ipvlan": this release runs macvlan, bridge, vxlan and host-device`},
+		"a vlan tag on vxlan": {
+			facts: facts(aNetwork("management", func(n *v1alpha1.Network) { n.Spec.Plugin, n.Spec.VLAN = "vxlan", 100 })),
+			want:  verdict{"False", "UnsupportedPlugin", "vlan 100: a vxlan Network's frames have no tag: make a Network without vlan"},
 		},
 		"a delegate with our addresses": {
 			facts: facts(aNetwork("management", func(n *v1alpha1.Network) { n.Spec.Plugin = "ptp" })),
@@ -158,7 +159,23 @@ func TestReadiness(t *testing.T) {
 		},
 		"a vlan tag": {
 			facts: facts(aNetwork("management", func(n *v1alpha1.Network) { n.Spec.VLAN = 100 })),
-			want:  verdict{"False", "UnsupportedPlugin", "vlan 100: this release runs macvlan, bridge and host-device without a VLAN tag"},
+			want:  verdict{"True", "Ready", "pods may be placed on it"},
+		},
+		"a vlan tag on whole NICs": {
+			facts: facts(aNetwork("management", func(n *v1alpha1.Network) { n.Spec.Plugin, n.Spec.VLAN = "host-device", 100 })),
+			want:  verdict{"False", "UnsupportedPlugin", "vlan 100: a pod that has a NIC for itself tags by itself: make a Network without vlan"},
+		},
+		"ipvlan with a mode": {
+			facts: facts(aNetwork("management", func(n *v1alpha1.Network) {
+				n.Spec.Plugin, n.Spec.PluginConfig = "ipvlan", &apiextensionsv1.JSON{Raw: []byte(`{"mode": "l3"}`)}
+			})),
+			want: verdict{"True", "Ready", "pods may be placed on it"},
+		},
+		"a mode that the plugin lacks": {
+			facts: facts(aNetwork("management", func(n *v1alpha1.Network) {
+				n.Spec.PluginConfig = &apiextensionsv1.JSON{Raw: []byte(`{"mode": "l3"}`)}
+			})),
+			want: verdict{"False", "InvalidSpec", `spec.pluginConfig.mode: "l3" is no mode of plugin macvlan: write one of bridge, vepa, private, passthru`},
 		},
 		"subnets of its own that overlap": {
 			facts: facts(aNetwork("management", func(n *v1alpha1.Network) { n.Spec.AdditionalSubnets = []v1alpha1.CIDR{"10.10.0.0/25"} })),

@@ -41,6 +41,7 @@ func TestEveryReasonHasACure(t *testing.T) {
 		`network "x" is not usable: `:                           {"x", []any{makeNetwork("x", func(n *v1alpha1.Network) { n.Spec.BlockSize = 12 })}},
 		`network "x" does not admit pods of namespace "tenant"`: {"x", []any{makeNetwork("x", forTeamA)}},
 		"annotation " + v1alpha1.AnnotationNetworks + ": ":      {"x,x@", nil},
+		`network "x": interfaces of plugin `:                    {"x@eth0", []any{makeNetwork("x", ipvlan)}},
 	} {
 		_, status := newPlugin(t, test.objects...).PreFilter(t.Context(), newCycleState(), makePod("p", test.asked), nil)
 		if !strings.HasPrefix(status.Message(), reason) {

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/netplane/netplane/api/addressing"
+	"github.com/netplane/netplane/api/pluginconfig"
 	"github.com/netplane/netplane/api/v1alpha1"
 )
 
@@ -24,7 +25,10 @@ type network struct {
 	admits   labels.Selector  // of namespaces
 	unusable string           // why no pod may be placed on it; empty if it is ready
 	tight    bool             // its blocks are claimed on demand
-	reasons  reasons
+	// sharesMAC: its interfaces have the NIC's MAC, so that pods may not ask
+	// for all that they may elsewhere.
+	sharesMAC bool
+	reasons   reasons
 }
 
 // reasons are what Filter answers. They are made once for a Network, because
@@ -54,6 +58,9 @@ func newReasons(name string) reasons {
 func newNetwork(object *v1alpha1.Network) *network {
 	n := &network{Network: object, admits: labels.Everything(), reasons: newReasons(object.Name)}
 	n.unusable = n.prepare()
+	if options, err := pluginconfig.Of(&object.Spec); err == nil {
+		n.sharesMAC = pluginconfig.SharesMAC(object.Spec.Plugin, options)
+	}
 	n.tight = n.plan != nil && meta.IsStatusConditionTrue(object.Status.Conditions, v1alpha1.ConditionTight)
 	return n
 }

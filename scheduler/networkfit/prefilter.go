@@ -12,6 +12,7 @@ import (
 	"k8s.io/component-helpers/resource"
 	fwk "k8s.io/kube-scheduler/framework"
 
+	"github.com/netplane/netplane/api/pluginconfig"
 	"github.com/netplane/netplane/api/v1alpha1"
 	"github.com/netplane/netplane/scheduler/capacity"
 )
@@ -67,15 +68,19 @@ func (pl *NetworkFit) resolve(pod *v1.Pod, asked *parsed) (wants, string) {
 	found := make(wants, 0, len(asked.requests))
 	for i := range asked.requests {
 		request := &asked.requests[i]
-		if slices.ContainsFunc(found, func(w want) bool { return w.Name == request.Name }) {
-			continue
-		}
 		net, ok := lookup[*network](pl.sources.networks, request.Name)
 		if !ok {
 			return nil, fmt.Sprintf("network %q does not exist: create it, or correct annotation %s", request.Name, v1alpha1.AnnotationNetworks)
 		}
-		if refusal := net.refuses(pod.Namespace, namespace); refusal != "" {
+		refusal := net.refuses(pod.Namespace, namespace)
+		if refusal == "" && net.sharesMAC {
+			refusal = pluginconfig.Refuses(&net.Spec, request)
+		}
+		if refusal != "" {
 			return nil, refusal
+		}
+		if slices.ContainsFunc(found, func(w want) bool { return w.Name == request.Name }) {
+			continue
 		}
 		if net.primaryNIC(asked) {
 			return nil, fmt.Sprintf("network %q gives the pod a whole NIC, which cannot be its eth0: choose another ifname in annotation %s", request.Name, v1alpha1.AnnotationNetworks)

@@ -57,6 +57,14 @@ func TestPreFilterAnswersOnceForAllNodes(t *testing.T) {
 			objects: []any{makeNetwork("management"), makeNetwork("data")},
 			want:    unresolvable(`annotation netplane.io/networks: item 2 (network "data"): network "data" has no staticRange, from which fixed addresses come`),
 		},
+		"a MAC where the NIC's is shared": {
+			pod: makePod("p", "- {name: data}\n- {name: data, mac: 02:00:00:00:00:01}"), objects: []any{makeNetwork("data", ipvlan)},
+			want: unresolvable(`network "data": interfaces of plugin ipvlan have the NIC's MAC address: ask for none`),
+		},
+		"eth0 where the NIC's MAC is shared": {
+			pod: makePod("p", "data@eth0"), objects: []any{makeNetwork("data", ipvlan)},
+			want: unresolvable(`network "data": interfaces of plugin ipvlan cannot be eth0, as the node itself would not reach the pod: choose another interface name, or a Network of plugin macvlan or bridge`),
+		},
 		"a pod in the node's own network namespace": {
 			pod: hostNetwork, objects: []any{makeNetwork("data")},
 			want: unresolvable("annotation netplane.io/networks: a pod with hostNetwork has the node's own interfaces: remove one of the two"),
@@ -101,6 +109,8 @@ func TestPreFilterAnswersOnceForAllNodes(t *testing.T) {
 		})
 	}
 }
+
+func ipvlan(n *v1alpha1.Network) { n.Spec.Plugin = v1alpha1.PluginIPVLAN }
 
 func TestPreFilterAddsUpTheSameNetwork(t *testing.T) {
 	state := newCycleState()

@@ -77,7 +77,9 @@ func (topology) Parents(physicalNet string) []string { return []string{physicalN
 
 func (topology) Refusal(string) (reason, message string, refused bool) { return "", "", false }
 
-func (topology) BridgeMode(nic string) bool { return nic == nicBridged }
+func (topology) Bridged(nic string, _ *v1alpha1.Network) (bridged bool, refusal string) {
+	return nic == nicBridged, ""
+}
 
 func newNode(b *testing.B) *node {
 	b.Helper()
@@ -146,7 +148,7 @@ func (n *node) serve(b *testing.B, config attach.Config) {
 	b.Cleanup(links.Close)
 	server, err := attach.NewServer(config, attach.Deps{
 		Networks: n, Namespaces: n, Pods: n, Claims: n, Addresses: n.manager, PodLinks: links, HostLinks: links, Prober: links, Taken: n, Reporter: n,
-		Running: running{}, NICs: links,
+		Running: running{}, NICs: links, Parents: links,
 		Topology: func() attach.Topology { return topology{} },
 		ServiceCIDRs: func() []netip.Prefix {
 			return []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16"), netip.MustParsePrefix("fd00:96::/112")}

@@ -17,6 +17,7 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -103,7 +104,17 @@ func testReadiness(t *testing.T, c client.Client) {
 		Spec:       v1alpha1.NetworkSpec{PhysicalNet: "rd", Plugin: v1alpha1.PluginMacvlan, Subnet: "10.1.1.0/24", VLAN: 5},
 	}
 	create(t, c, tagged)
-	awaitCondition(t, c, tagged, v1alpha1.ConditionReady, "False", v1alpha1.ReasonUnsupportedPlugin, "vlan 5", "without a VLAN tag")
+	awaitCondition(t, c, tagged, v1alpha1.ConditionReady, "True", v1alpha1.ReasonReady)
+
+	odd := &v1alpha1.Network{
+		ObjectMeta: metav1.ObjectMeta{Name: "odd"},
+		Spec: v1alpha1.NetworkSpec{
+			PhysicalNet: "rd", Plugin: v1alpha1.PluginMacvlan, Subnet: "10.1.2.0/24",
+			PluginConfig: &apiextensionsv1.JSON{Raw: []byte(`{"mode": "l3"}`)},
+		},
+	}
+	create(t, c, odd)
+	awaitCondition(t, c, odd, v1alpha1.ConditionReady, "False", v1alpha1.ReasonInvalidSpec, "spec.pluginConfig.mode", "write one of bridge")
 }
 
 func testOverlap(t *testing.T, c client.Client) {

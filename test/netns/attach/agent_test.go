@@ -113,7 +113,9 @@ func (a *agent) Refusal(string) (reason, message string, refused bool) { return 
 // Tunnel is none: the tests of vxlan have agents of their own.
 func (a *agent) Tunnel(string) (link.Tunnel, bool) { return link.Tunnel{}, false }
 
-func (a *agent) BridgeMode(string) bool { return a.bridged }
+func (a *agent) Bridged(string, *v1alpha1.Network) (bridged bool, refusal string) {
+	return a.bridged, ""
+}
 
 func (a *agent) Exclusive(string) []link.Device {
 	var out []link.Device
@@ -200,7 +202,7 @@ func (a *agent) socket() string { return attach.Config{StateDir: a.state}.Socket
 func (a *agent) start(t *testing.T) {
 	t.Helper()
 	deps := attach.Deps{
-		Networks: a, Namespaces: a, Pods: a, Running: a, Claims: a, Addresses: a.ipam, PodLinks: a.links, HostLinks: a.links, NICs: a.links, Prober: a.links, Taken: a, Reporter: a,
+		Networks: a, Namespaces: a, Pods: a, Running: a, Claims: a, Addresses: a.ipam, PodLinks: a.links, HostLinks: a.links, NICs: a.links, Parents: a.links, Prober: a.links, Taken: a, Reporter: a,
 		Topology:     func() attach.Topology { return a },
 		ServiceCIDRs: func() []netip.Prefix { return a.services },
 	}
