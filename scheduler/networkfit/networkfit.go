@@ -80,6 +80,7 @@ func Factory(sources *Sources) func(context.Context, runtime.Object, fwk.Handle)
 			return nil, fmt.Errorf("making a client for IPBlocks: %w", err)
 		}
 		pl.handle, pl.blocks = handle, dynamicBlocks{client.Resource(ipBlocks())}
+		sources.tell(handle)
 		return pl, nil
 	}
 }

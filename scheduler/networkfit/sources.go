@@ -5,6 +5,8 @@ package networkfit
 
 import (
 	"fmt"
+	"sync/atomic"
+	"time"
 	"unique"
 
 	v1 "k8s.io/api/core/v1"
@@ -52,14 +54,21 @@ type Sources struct {
 	// Of Tight networks: which blocks exist, and which are on their way.
 	inventories inventories
 	claims      claims
+	// Of what hot plug frees, see freed.
+	queue atomic.Pointer[activator]
+	after func(time.Duration, func())
 }
 
 // NewSources prepares the informers: it makes them hand out typed objects and
 // adds indexes. It must be called before they are started, and once only.
 func NewSources(dynamic dynamicinformer.DynamicSharedInformerFactory, pods cache.SharedIndexInformer) (*Sources, error) {
 	sources := &Sources{pods: pods.GetIndexer(), demands: newDemands(), views: &views{}}
+	sources.after = func(lag time.Duration, do func()) { time.AfterFunc(lag, do) }
 	if err := pods.AddIndexers(sources.podIndexers()); err != nil {
 		return nil, fmt.Errorf("indexing pods: %w", err)
+	}
+	if _, err := pods.AddEventHandler(cache.ResourceEventHandlerFuncs{UpdateFunc: sources.freed}); err != nil {
+		return nil, fmt.Errorf("watching pods: %w", err)
 	}
 	for _, source := range []struct {
 		resource  schema.GroupVersionResource

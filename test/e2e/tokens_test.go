@@ -117,11 +117,13 @@ func TestUsersAreHeldToo(t *testing.T) {
 	})
 	refused(t, "a pod created with network-status", env.client.Create(t.Context(), forged), byAgentsOnly)
 
-	const fixed = "is fixed once the pod is bound to a node"
-	for _, patch := range []string{`{"metadata":{"annotations":{"netplane.io/networks":"management"}}}`, `{"metadata":{"annotations":{"netplane.io/networks":null}}}`} {
-		refused(t, patch, env.client.Patch(t.Context(), pod.DeepCopy(), merge(patch)), fixed)
-		refused(t, patch+" through the status", env.client.Status().Patch(t.Context(), pod.DeepCopy(), merge(patch)), fixed)
-	}
+	plain := run(t, newPod(ns, "plain", "", by(v1alpha1.DefaultSchedulerName)))
+	const fixed = "has no annotation netplane.io/attached-networks"
+	patch := `{"metadata":{"annotations":{"netplane.io/networks":"management"}}}`
+	refused(t, patch, env.client.Patch(t.Context(), plain.DeepCopy(), merge(patch)), fixed)
+	refused(t, patch+" through the status", env.client.Status().Patch(t.Context(), plain.DeepCopy(), merge(patch)), fixed)
+	patch = `{"metadata":{"annotations":{"netplane.io/networks":"data,management@eth0"}}}`
+	refused(t, patch, env.client.Patch(t.Context(), pod.DeepCopy(), merge(patch)), "the network on eth0 is made with the pod")
 	refused(t, "the default scheduler", env.client.Create(t.Context(), newPod(ns, "wrong", "data", by(corev1.DefaultSchedulerName))),
 		"set it to "+v1alpha1.DefaultSchedulerName)
 }

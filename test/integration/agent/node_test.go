@@ -127,6 +127,8 @@ func TestNode(t *testing.T) {
 		}
 	})
 
+	t.Run("the interfaces of a running pod follow its annotation", func(*testing.T) { testHotPlug(w) })
+
 	t.Run("a kill loses nothing", func(t *testing.T) {
 		w.must(w.process.Process.Kill())
 		<-w.ended //nolint:errcheck // it was killed: how it ended says nothing

@@ -5,6 +5,7 @@ package policies
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -58,17 +59,77 @@ func patchPod(t *testing.T, c client.Client, name, patch, want string) {
 	check(t, c.Status().Patch(t.Context(), newPod(name, nil), raw), want)
 }
 
-func TestNetworksOfABoundPodAreFixed(t *testing.T) {
-	const fixed = ": annotation netplane.io/networks is fixed once the pod is bound to a node, and it is bound to worker: delete the pod and create it with the networks that it needs"
+func TestNetworksOfABoundPodAreFixedUntilTheyAreAttached(t *testing.T) {
+	const fixed = ": annotation netplane.io/networks is fixed while the pod, which is bound to worker, has no annotation netplane.io/attached-networks"
 	boundPod(t, "bound", "worker", func(p *corev1.Pod) {
 		placedPod(p)
 		p.Annotations[v1alpha1.AnnotationNetworks] = "management@eth0"
 	})
 	boundPod(t, "bound-plain", "worker", placedPod)
-	patchPod(t, env.admin, "bound", `{"metadata":{"annotations":{"netplane.io/networks":"data"}}}`, "pod default/bound"+fixed)
+	patchPod(t, env.admin, "bound", `{"metadata":{"annotations":{"netplane.io/networks":"management@eth0,data"}}}`, "pod default/bound"+fixed)
 	patchPod(t, env.admin, "bound", `{"metadata":{"annotations":{"netplane.io/networks":null}}}`, "pod default/bound"+fixed)
 	patchPod(t, env.admin, "bound-plain", `{"metadata":{"annotations":{"netplane.io/networks":"data"}}}`, "pod default/bound-plain"+fixed)
 	patchPod(t, env.admin, "bound", `{"metadata":{"labels":{"app":"b"},"annotations":{"note":"y"}}}`, "")
+}
+
+func TestNetworksOfAnAttachedPodMayChangeButForEth0(t *testing.T) {
+	const (
+		block  = "- name: management\n  ifname: eth0\n- name: data\n"
+		flow   = `[{name: management, ifname: eth0}, {name: data}]`
+		inline = "- {name: management, ifname: eth0}\n- {name: data}"
+	)
+	stays := func(item string) string { return "keep its item as it is written (" + item + ")" }
+	for name, test := range map[string]struct {
+		from, to string // an empty text is no annotation
+		want     string
+	}{
+		"added":                              {"data@eth1", "data@eth1, backup@eth2", ""},
+		"removed":                            {"data@eth1,backup@eth2", "data@eth1", ""},
+		"stripped":                           {"data@eth1", "", ""},
+		"from nothing":                       {"", "data@eth1", ""},
+		"beside eth0":                        {"management@eth0,data@eth1", "data@eth2, management@eth0", ""},
+		"malformed, which the agent refuses": {"data@eth1", "data@@", ""},
+		"eth0 added":                         {"data@eth1", "data@eth1,management@eth0", stays("")},
+		"eth0 removed":                       {"management@eth0,data@eth1", "data@eth1", stays("management@eth0")},
+		"eth0 stripped":                      {"management@eth0", "", stays("management@eth0")},
+		"eth0 changed":                       {"management@eth0", "data@eth0", stays("management@eth0")},
+		"eth0 twice":                         {"management@eth0", "management@eth0,management@eth0", stays("management@eth0")},
+		"eth0 in another form":               {"management@eth0", flow, stays("management@eth0")},
+		"block style, beside eth0":           {block, block + "- name: backup\n", ""},
+		"block style, eth0 changed":          {block, "- name: other\n  ifname: eth0\n- name: data\n", stays("name: management   ifname: eth0")},
+		"block style, eth0 removed":          {block, "- name: data\n", stays("name: management   ifname: eth0")},
+		"flow style, beside eth0":            {flow, `[{name: backup}, {name: management, ifname: eth0}]`, ""},
+		"flow style, eth0 changed":           {flow, `[{name: management, ifname: eth0, mac: "0a:00:00:00:00:01"}, {name: data}]`, stays("{name: management, ifname: eth0}")},
+		"JSON, beside eth0":                  {`[{"name":"management","ifname":"eth0"}]`, `[{"name":"management","ifname":"eth0"},{"name":"data"}]`, ""},
+		"JSON, eth0 stripped":                {`[{"name":"management","ifname":"eth0"}]`, "", stays(`{"name":"management","ifname":"eth0"}`)},
+		"flow items, beside eth0":            {inline, "- {name: management, ifname: eth0}", ""},
+		"flow items, eth0 changed":           {inline, "- {name: data, ifname: eth0}", stays("{name: management, ifname: eth0}")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			pod := "attached-" + strings.NewReplacer(" ", "-", ",", "").Replace(strings.ToLower(name))
+			boundPod(t, pod, "worker", func(p *corev1.Pod) {
+				placedPod(p)
+				p.Annotations[v1alpha1.AnnotationNetworks] = "placeholder"
+				if test.from != "" {
+					p.Annotations[v1alpha1.AnnotationNetworks] = test.from
+				}
+			})
+			attached := client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"annotations":{"netplane.io/attached-networks":""}}}`))
+			check(t, agentOf(t, "worker").Status().Patch(t.Context(), newPod(pod, nil), attached), "")
+			if test.from == "" {
+				patchPod(t, env.admin, pod, `{"metadata":{"annotations":{"netplane.io/networks":null}}}`, "")
+			}
+			value := any(test.to)
+			if test.to == "" {
+				value = nil
+			}
+			patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": map[string]any{v1alpha1.AnnotationNetworks: value}}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			patchPod(t, env.admin, pod, string(patch), test.want)
+		})
+	}
 }
 
 func TestNetworksOfAWaitingPodMayChange(t *testing.T) {
