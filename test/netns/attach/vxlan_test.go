@@ -112,8 +112,12 @@ func (m *machine) start(t *testing.T) {
 	m.Manager = overlay.New(m.name, overlay.Deps{
 		Links: m.links, Blocks: m.ether,
 		Networks: func() []v1alpha1.Network { return []v1alpha1.Network{m.ether.network} },
-		Tunnel:   func(string) (link.Tunnel, bool) { return m.tunnel, true },
-		Used:     m.bridges,
+		Tunnel: func(string) (link.Tunnel, bool) {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			return m.tunnel, true
+		},
+		Used: m.bridges,
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	var done sync.WaitGroup
@@ -126,6 +130,14 @@ func (m *machine) bridges() []string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return slices.Clone(m.used)
+}
+
+// send says what the node's frames are sent from now.
+func (m *machine) send(device, address string) {
+	m.mu.Lock()
+	m.tunnel.Device, m.tunnel.Address = device, netip.MustParseAddr(address)
+	m.mu.Unlock()
+	m.Notify()
 }
 
 func (m *machine) use(bridges ...string) {
@@ -245,24 +257,42 @@ func linkLocal(t *testing.T, s *space, nic string) string {
 	return out
 }
 
+// enslave makes a bridge of a node's NIC, as a Network of plugin bridge does.
+func enslave(t *testing.T, node *space) {
+	t.Helper()
+	nic := node.link(t, "eth1")
+	must(t, node.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "np-eth1", HardwareAddr: nic.Attrs().HardwareAddr, TxQLen: -1}}))
+	must(t, node.LinkSetMaster(nic, node.link(t, "np-eth1")))
+	node.up(t, "np-eth1")
+	eventually(t, "the port forwards", func() bool { return node.link(t, "np-eth1").Attrs().OperState == netlink.OperUp })
+}
+
 // TestVXLANOverEachKindOfTunnelAddress has pods of two nodes talk over either
 // family of underlay, and over link-local addresses, which need no set-up.
 func TestVXLANOverEachKindOfTunnelAddress(t *testing.T) {
 	for name, test := range map[string]struct {
-		vteps [2]string
-		mtu   int
+		vteps   [2]string
+		bridged bool
+		mtu     int
 	}{
 		"IPv4":       {vteps: [2]string{"192.168.7.1", "192.168.7.2"}, mtu: 1450},
 		"IPv6":       {vteps: [2]string{"fd00:7::1", "fd00:7::2"}, mtu: 1430},
 		"link-local": {mtu: 1430},
+		"link-local, of a bridge that the NIC is a port of": {bridged: true, mtu: 1430},
 	} {
 		t.Run(name, func(t *testing.T) {
 			nodes := wired(t, "a", "b")
-			vteps := test.vteps
+			vteps, device := test.vteps, "eth1"
+			if test.bridged {
+				device = "np-eth1"
+			}
 			for i, node := range nodes {
+				if test.bridged {
+					enslave(t, node)
+				}
 				switch {
 				case vteps[i] == "":
-					vteps[i] = linkLocal(t, node, "eth1")
+					vteps[i] = linkLocal(t, node, device)
 				case strings.Contains(vteps[i], ":"):
 					address(t, node, "eth1", vteps[i]+"/64")
 				default:
@@ -271,6 +301,8 @@ func TestVXLANOverEachKindOfTunnelAddress(t *testing.T) {
 			}
 			e := newEther(t, v1alpha1.NetworkSpec{Subnet: "10.7.0.0/24", Subnet6: "fd00:10:7::/64", BlockSize: 16})
 			a, b := newMachine(t, e, nodes[0], "a", vteps[0]), newMachine(t, e, nodes[1], "b", vteps[1])
+			a.send(device, vteps[0])
+			b.send(device, vteps[1])
 			e.hold("10.7.0.16/28", "a", vteps[0])
 			e.hold("10.7.0.32/28", "b", vteps[1])
 			one, two := a.pod(t, "10.7.0.18"), b.pod(t, "10.7.0.34")
@@ -370,8 +402,7 @@ func TestVXLANSurvivesARestartAndRepairsWhatItFinds(t *testing.T) {
 
 	t.Log("the NIC gets another address")
 	address(t, a.space, "eth1", "192.168.7.11/24")
-	a.tunnel.Address = netip.MustParseAddr("192.168.7.11")
-	a.Notify()
+	a.send("eth1", "192.168.7.11")
 	e.hold("10.7.0.16/28", "a", "192.168.7.11")
 	eventually(t, "b sends to the new address", func() bool { return b.table(t) == "map[192.168.7.11:16] all [192.168.7.11]" })
 	reach(t, two, one, "10.7.0.18")
