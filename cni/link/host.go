@@ -81,6 +81,12 @@ func (l *Links) addHostRoute(device netlink.Link, r HostRoute) error {
 	if r.To.Is4() {
 		route.Scope = netlink.SCOPE_LINK
 	}
+	// Most routes are new. Those that are there would have to be listed all.
+	if err := l.host.RouteAdd(route); err == nil {
+		return nil
+	} else if !isExists(err) {
+		return fmt.Errorf("adding the host's route to %s: %w", r.To, explain(err, device.Attrs().Name))
+	}
 	present, err := dump(func() ([]netlink.Route, error) {
 		return l.host.RouteListFiltered(familyOf(r.To), &netlink.Route{Dst: route.Dst}, netlink.RT_FILTER_DST)
 	})

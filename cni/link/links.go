@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 
 	"github.com/vishvananda/netlink"
@@ -119,17 +120,30 @@ func openNamespace(path string) (netns.NsHandle, error) {
 	return netns.NsHandle(fd), nil
 }
 
-// inNamespace runs f on a thread inside ns. The thread is not given back: it
-// ends with the goroutine, so that no other one ever runs in a pod's namespace.
+// inNamespace runs f on a thread inside ns. The thread is given back only when
+// it has returned to where it came from, else it ends with the goroutine: no
+// other one ever runs in a pod's namespace. A process's first thread never ends:
+// left where it is, it would keep a pod's namespace, with all links in it, for
+// as long as the agent runs.
 func inNamespace(ns netns.NsHandle, f func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
+		home, err := netns.Get()
+		if err != nil {
+			done <- fmt.Errorf("opening the present network namespace: %w", err)
+			return
+		}
+		defer func() { _ = home.Close() }()
 		if err := netns.Set(ns); err != nil {
 			done <- fmt.Errorf("entering network namespace: %w", err)
 			return
 		}
-		done <- f()
+		err = f()
+		if netns.Set(home) == nil {
+			runtime.UnlockOSThread()
+		}
+		done <- err
 	}()
 	return <-done
 }
@@ -137,14 +151,25 @@ func inNamespace(ns netns.NsHandle, f func() error) error {
 // sysctl is one setting below net/.
 type sysctl struct{ path, value string }
 
+// contended says that the kernel takes the RTNL mutex to change a setting, and
+// has the caller spin for it. What is so already is therefore not written.
+func (s sysctl) contended() bool {
+	return strings.HasSuffix(s.path, "/disable_ipv6") || strings.HasSuffix(s.path, "/forwarding")
+}
+
 // setSysctls writes all settings in ns and returns the first failure; the rest
 // is written all the same.
 func (l *Links) setSysctls(ns netns.NsHandle, settings []sysctl) error {
 	return inNamespace(ns, func() error {
 		var first error
 		for _, s := range settings {
-			err := os.WriteFile(filepath.Join(l.procSys, "net", s.path), []byte(s.value), 0)
-			if err != nil && first == nil {
+			path := filepath.Join(l.procSys, "net", s.path)
+			if s.contended() {
+				if present, err := os.ReadFile(path); err == nil && strings.TrimSpace(string(present)) == s.value {
+					continue
+				}
+			}
+			if err := os.WriteFile(path, []byte(s.value), 0); err != nil && first == nil {
 				first = fmt.Errorf("setting net/%s to %s: %w", s.path, s.value, err)
 			}
 		}

@@ -58,30 +58,44 @@ func MakeNamespace(path string) error {
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
 		return fmt.Errorf("making a namespace's file: %w", err)
 	}
-	made := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // for good: the thread ends with the goroutine
+	return away(func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			made <- fmt.Errorf("making a namespace: %w", err)
-			return
+			return fmt.Errorf("making a namespace: %w", err)
 		}
-		made <- unix.Mount(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()), path, "", unix.MS_BIND, "")
-	}()
-	return <-made
+		return unix.Mount(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()), path, "", unix.MS_BIND, "")
+	})
 }
 
-// In runs do on a thread inside the network namespace at path; the thread ends
-// with it.
+// In runs do on a thread inside the network namespace at path.
 func In(path string, do func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // for good: the thread ends with the goroutine
+	return away(func() error {
 		ns, err := netns.GetFromPath(path)
 		if err == nil {
 			err = errors.Join(netns.Set(ns), ns.Close())
 		}
-		if err == nil {
-			err = do()
+		if err != nil {
+			return err
+		}
+		return do()
+	})
+}
+
+// away runs f, which may change its thread's network namespace. The thread goes
+// home, or ends. The process's first one cannot end: it would hold a namespace
+// for as long as the process runs.
+func away(f func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		home, err := netns.Get()
+		if err != nil {
+			done <- fmt.Errorf("opening the present namespace: %w", err)
+			return
+		}
+		defer func() { _ = home.Close() }()
+		err = f()
+		if netns.Set(home) == nil {
+			runtime.UnlockOSThread()
 		}
 		done <- err
 	}()
