@@ -79,6 +79,21 @@ type Route struct {
 	Via IP `json:"via,omitempty"`
 }
 
+// Sysctl is a kernel setting of one interface, in the pod's own namespace.
+type Sysctl struct {
+	// name is net.ipv4.conf.IFNAME.x, net.ipv6.conf.IFNAME.x, or the same with
+	// neigh; the word IFNAME stands for the interface's name in the pod.
+	// +required
+	// +kubebuilder:validation:MaxLength=64
+	// +kubebuilder:validation:Pattern=`^net\.ipv[46]\.(conf|neigh)\.IFNAME\.[a-z0-9_]+$`
+	Name string `json:"name"`
+	// value as it is written into /proc/sys.
+	// +required
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:Pattern=`^[-0-9a-z:]+$`
+	Value string `json:"value"`
+}
+
 // DNS is handed to the CNI result; Kubernetes itself writes a pod's resolv.conf.
 type DNS struct {
 	// +optional
@@ -188,6 +203,14 @@ type NetworkSpec struct {
 	// +kubebuilder:validation:Minimum=576
 	// +kubebuilder:validation:Maximum=65535
 	MTU int32 `json:"mtu,omitempty"`
+
+	// sysctls are settings of every interface on the network, made before it goes
+	// up. Pods that run keep theirs when this changes.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MaxItems=32
+	Sysctls []Sysctl `json:"sysctls,omitempty"`
 
 	// +optional
 	DNS *DNS `json:"dns,omitempty"`

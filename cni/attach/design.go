@@ -55,6 +55,9 @@ func (w *wanted) design(c *circumstances) link.Interface {
 	case v1alpha1.PluginIPVLAN:
 		out.Kind = link.KindIPVLAN
 	}
+	for _, s := range w.network.Spec.Sysctls {
+		out.Sysctls = append(out.Sysctls, link.Sysctl{Name: s.Name, Value: s.Value})
+	}
 	out.Routes = append(w.onLink(out.Addresses), w.networkRoutes(out.Addresses)...)
 	out.Routes = append(out.Routes, w.defaults(c, out.Addresses)...)
 	if w.request.DefaultRoute && !w.primary() {

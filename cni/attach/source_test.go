@@ -142,3 +142,16 @@ func TestAnInterfaceThatIsPluggedLaterRoutesBySource(t *testing.T) {
 		})
 	}
 }
+
+func TestInterfacesAreAskedToHaveTheNetworksSysctls(t *testing.T) {
+	w := newWorld(t)
+	w.networks["data"].Spec.Sysctls = []v1alpha1.Sysctl{{Name: "net.ipv4.conf.IFNAME.rp_filter", Value: "2"}}
+	if err := w.add(t.Context(), "c1", "data@net1,management@net2"); err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(w.links.String()) {
+		if has := strings.Contains(line, "net.ipv4.conf.IFNAME.rp_filter=2"); has != strings.HasPrefix(line, "/ns/c1: net1 ") {
+			t.Error(line)
+		}
+	}
+}

@@ -28,7 +28,7 @@ func (l *Links) Check(_ context.Context, netnsPath string, spec Interface) error
 		return fmt.Errorf("interface %s: %w", spec.Name, err)
 	}
 	wrong := wrongAttributes(born, &spec)
-	for _, look := range []func(netlink.Link, *Interface) ([]string, error){p.wrongAddresses, p.wrongRoutes, p.wrongSources} {
+	for _, look := range []func(netlink.Link, *Interface) ([]string, error){p.wrongAddresses, p.wrongRoutes, p.wrongSources, p.wrongSysctls} {
 		more, err := look(born, &spec)
 		if err != nil {
 			return fmt.Errorf("interface %s: %w", spec.Name, err)

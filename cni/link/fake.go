@@ -87,6 +87,9 @@ func (f *Fake) Add(_ context.Context, netns string, spec Interface) error {
 			line += " beside " + spec.Source.Beside
 		}
 	}
+	for _, s := range spec.Sysctls {
+		line += " " + s.Name + "=" + s.Value
+	}
 	if spec.TakeDefault {
 		line += " take-default"
 	}

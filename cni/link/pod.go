@@ -86,6 +86,9 @@ func (p *pod) configure(ctx context.Context, kind *maker, spec *Interface) error
 	if err := p.setSysctls(p.ns, podSysctls(spec)); err != nil {
 		klog.FromContext(ctx).Error(err, "Neighbours may keep stale entries for a while: the kernel was not told to announce the interface", "interface", spec.Name)
 	}
+	if err := p.addSysctls(spec); err != nil {
+		return err
+	}
 	for _, prefix := range spec.Addresses {
 		if err := p.handle.AddrAdd(born, nlAddr(prefix)); err != nil {
 			return fmt.Errorf("adding address %s: %w", prefix, explain(err, spec.Parent))

@@ -38,6 +38,8 @@ type Interface struct {
 	Routes    []Route        `json:"routes,omitempty"`
 	// Source, if set, has what leaves from the addresses leave by the interface.
 	Source *SourceRoutes `json:"source,omitempty"`
+	// Sysctls are made before it goes up.
+	Sysctls []Sysctl `json:"sysctls,omitempty"`
 	// TakeDefault removes the default routes that other interfaces gave the
 	// pod; Keep are destinations that go on using them (Services).
 	TakeDefault bool           `json:"takeDefault,omitempty"`

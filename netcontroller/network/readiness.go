@@ -145,6 +145,8 @@ func unsupported(spec *v1alpha1.NetworkSpec) string {
 		return fmt.Sprintf("vlan %d: a plugin that is not built in, such as %q, tags by itself: write it into pluginConfig", spec.VLAN, spec.Plugin)
 	case spec.Delegated() && spec.ConflictDetection == v1alpha1.ConflictDetectionProbe:
 		return fmt.Sprintf("conflictDetection Probe: a plugin that is not built in, such as %q, cannot wait for it", spec.Plugin)
+	case spec.Delegated() && len(spec.Sysctls) > 0:
+		return fmt.Sprintf("sysctls: a plugin that is not built in, such as %q, makes its interfaces by itself: add the plugin tuning to its configuration", spec.Plugin)
 	case spec.Delegated() && spec.Subnet == "" && (len(spec.Routes) > 0 || spec.Gateway != ""):
 		return fmt.Sprintf("routes and gateway: of a Network without subnet they are plugin %q's: write them into pluginConfig", spec.Plugin)
 	case spec.Plugin == v1alpha1.PluginHostDevice && spec.VLAN != 0:

@@ -151,6 +151,12 @@ func TestReadiness(t *testing.T) {
 			})),
 			want: verdict{"False", "UnsupportedPlugin", `conflictDetection Probe: a plugin that is not built in, such as "canal", cannot wait for it`},
 		},
+		"a delegate that is asked for sysctls": {
+			facts: facts(aNetwork("management", func(n *v1alpha1.Network) {
+				n.Spec.Plugin, n.Spec.Sysctls = "canal", []v1alpha1.Sysctl{{Name: "net.ipv4.conf.IFNAME.rp_filter", Value: "2"}}
+			})),
+			want: verdict{"False", "UnsupportedPlugin", `sysctls: a plugin that is not built in, such as "canal", makes its interfaces by itself: add the plugin tuning to its configuration`},
+		},
 		"a delegate with its own addresses and our routes": {
 			facts: facts(aNetwork("management", subnet(""), func(n *v1alpha1.Network) {
 				n.Spec.Plugin, n.Spec.Routes = "canal", []v1alpha1.Route{{To: "10.0.0.0/8"}}

@@ -50,11 +50,24 @@ func TestNetworkCreate(t *testing.T) {
 			s.Routes = []v1alpha1.Route{{To: "10.0.0.0/8", Via: "10.10.0.1"}, {To: "192.168.0.0/16"}}
 			s.ExcludeRanges = []v1alpha1.IPRange{"10.10.0.0/28", "10.10.1.1", "10.10.255.250-10.10.255.255", "fd00:10:10::1-fd00:10:10::9"}
 			s.MTU = 1500
+			s.Sysctls = []v1alpha1.Sysctl{{Name: "net.ipv4.conf.IFNAME.rp_filter", Value: "2"}, {Name: "net.ipv6.neigh.IFNAME.base_reachable_time_ms", Value: "60000"}}
 			s.DNS = &v1alpha1.DNS{Nameservers: []v1alpha1.IP{"10.10.0.53"}, Search: []string{"example.org"}}
 			s.Reachability = v1alpha1.ReachabilityRouted
 			s.ConflictDetection = v1alpha1.ConflictDetectionProbe
 			s.NamespaceSelector = &metav1.LabelSelector{MatchLabels: map[string]string{"tenant": "a"}}
 		}, ""},
+		{"a sysctl of all interfaces", func(s *v1alpha1.NetworkSpec) {
+			s.Sysctls = []v1alpha1.Sysctl{{Name: "net.ipv4.conf.all.rp_filter", Value: "0"}}
+		}, "spec.sysctls[0].name"},
+		{"a sysctl of the namespace", func(s *v1alpha1.NetworkSpec) {
+			s.Sysctls = []v1alpha1.Sysctl{{Name: "net.ipv4.ip_forward", Value: "1"}}
+		}, "spec.sysctls[0].name"},
+		{"a sysctl's name that leads elsewhere", func(s *v1alpha1.NetworkSpec) {
+			s.Sysctls = []v1alpha1.Sysctl{{Name: "net.ipv4.conf.IFNAME.../all/rp_filter", Value: "1"}}
+		}, "spec.sysctls[0].name"},
+		{"a sysctl's value with a line break", func(s *v1alpha1.NetworkSpec) {
+			s.Sysctls = []v1alpha1.Sysctl{{Name: "net.ipv4.conf.IFNAME.rp_filter", Value: "1\n2"}}
+		}, "spec.sysctls[0].value"},
 		{"IPv6 only", func(s *v1alpha1.NetworkSpec) { s.Subnet = "fd00:1::/64"; s.Gateway = "fd00:1::1" }, ""},
 		{"delegated plugin without subnet", func(s *v1alpha1.NetworkSpec) {
 			s.Plugin, s.Subnet = "Flannel", ""
