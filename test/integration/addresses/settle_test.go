@@ -159,9 +159,19 @@ func (w *world) agrees() []string {
 }
 
 // awaited tells that pods of a Node that registered anew hold a block of the
-// former one.
+// former one, or that addresses of the block live on whichever machine: after a
+// rollback a block may name a Node that the restored state does not know, while
+// another node's pods are in it.
 func (w *world) awaited(block *v1alpha1.IPBlock) bool {
+	prefix := prefixOf(block)
 	for _, n := range w.nodes {
+		for _, c := range w.kernel.of(n.name) {
+			for _, addr := range w.kernel.addresses(c.id) {
+				if prefix.Contains(addr) {
+					return true
+				}
+			}
+		}
 		if n.name != block.Spec.NodeName {
 			continue
 		}
