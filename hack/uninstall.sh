@@ -60,7 +60,7 @@ $left"
 		k delete ipclaims,networks,physicalnetworks --all --timeout=180s >&2
 	fi
 	k delete --ignore-not-found --timeout=180s -k "$ROOT/manifests/base" >&2
-	say "netplane is gone; /opt/cni/bin/netplane, and bridges named np-<nic>, stay on the nodes until somebody removes them"
+	say "netplane is gone; /opt/cni/bin/netplane, bridges named np-<nic> and tagged devices that it made (ip link show group 28272) stay on the nodes until somebody removes them"
 }
 
 need kubectl "it talks to the cluster"
