@@ -8,6 +8,7 @@ import (
 	"net"
 	"reflect"
 	"slices"
+	"strings"
 
 	"github.com/netplane/netplane/api/podnetworks"
 )
@@ -38,6 +39,10 @@ func planChange(have, asked []podnetworks.Request, foreign ...string) change {
 			why = madeWithPod
 		}
 		switch {
+		case !ofNetwork(h):
+			if at >= 0 {
+				out.refused = append(out.refused, fmt.Sprintf("interface %s on network %q is not added: the pod has an interface of that name for %s", asked[at].IfName, asked[at].Name, h.Name))
+			}
 		case at >= 0 && sameRequest(h, &asked[at]):
 			continue
 		case why != "":
@@ -79,6 +84,10 @@ func fixedWithPod(r *podnetworks.Request) string {
 	}
 	return ""
 }
+
+// ofNetwork is false for what a pod was given by other annotations than ours:
+// its name is no Network's, but has a namespace.
+func ofNetwork(r *podnetworks.Request) bool { return !strings.Contains(r.Name, "/") }
 
 // sameRequest tells whether two items ask for the same interface. Whether the
 // annotation was written in the short form or in YAML, and how it spells a MAC

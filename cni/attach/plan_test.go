@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/netplane/netplane/api/podnetworks"
+	"github.com/netplane/netplane/cni/link"
 )
 
 func requests(t *testing.T, annotation string) []podnetworks.Request {
@@ -73,6 +74,23 @@ func TestInterfacesOfOtherPluginsStayAsTheyAre(t *testing.T) {
 	want := []string{`interface eth3 on network "flannel" stays as it is: a plugin that is not built in makes its interface together with the pod; make the pod anew`}
 	if diff := cmp.Diff(want, got.refused); diff != "" || !slices.Equal(got.remove, []string{"eth1"}) {
 		t.Errorf("removes %v, refuses %s", got.remove, diff)
+	}
+}
+
+// What another annotation has asked for is none of ours.
+func TestInterfacesOfOtherAnnotationsAreLeftAlone(t *testing.T) {
+	have := append(requests(t, "data@eth1"), podnetworks.Request{Name: "default/flannel", IfName: "net1"})
+	if got := planChange(have, requests(t, "data@eth1"), "net1"); !settled(got) {
+		t.Errorf("got %v", got)
+	}
+	got := planChange(have, requests(t, "backup@net1"), "net1")
+	want := []string{`interface net1 on network "backup" is not added: the pod has an interface of that name for default/flannel`}
+	if diff := cmp.Diff(want, got.refused); diff != "" || !slices.Equal(got.remove, []string{"eth1"}) || len(got.add) > 0 {
+		t.Errorf("got %v: %s", got, diff)
+	}
+	sandbox := &Sandbox{Asked: have, Interfaces: []link.Interface{{Name: "eth1"}}, Delegates: []string{"net1"}}
+	if got := podnetworks.FormatAttached(sandbox.uses()); got != "data=1" {
+		t.Errorf("counted as %s", got)
 	}
 }
 

@@ -81,7 +81,7 @@ func (s *Sandbox) uses() []podnetworks.Use {
 	for i := range s.Going {
 		all = append(all, s.Going[i].Asked)
 	}
-	return podnetworks.Uses(all)
+	return podnetworks.Uses(slices.DeleteFunc(all, func(r podnetworks.Request) bool { return !ofNetwork(&r) }))
 }
 
 // Sandboxes is the folder of records, one file per container ID.
