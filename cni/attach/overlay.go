@@ -18,6 +18,8 @@ type Overlays interface {
 	Ensure(ctx context.Context, network *v1alpha1.Network) error
 	// Notify says that pods were unplugged. It must not block.
 	Notify()
+	// Devices are what segments send from: NICs, or the bridges over them.
+	Devices() []string
 }
 
 // OverlayBridges lists the bridges of vxlan Networks that sandboxes are, or are

@@ -32,6 +32,8 @@ func (o *overlays) Notify() {
 	o.calls = append(o.calls, "notify used "+strings.Join(o.server.OverlayBridges(), ","))
 }
 
+func (o *overlays) Devices() []string { return []string{"np-eth1"} }
+
 func newOverlayWorld(t *testing.T) (*world, *overlays) {
 	t.Helper()
 	w := newWorld(t)
@@ -95,6 +97,13 @@ func TestAVXLANLeavesRoomForItsHeaders(t *testing.T) {
 	}
 	if got := w.links.String(); !strings.Contains(got, " mtu 1400 ") {
 		t.Errorf("the Network's MTU is not the pod's:\n%s", got)
+	}
+}
+
+func TestTheBridgeBelowATunnelIsInUse(t *testing.T) {
+	w, _ := newOverlayWorld(t)
+	if diff := cmp.Diff([]string{"np-eth1"}, w.usedDevices()); diff != "" {
+		t.Errorf("devices in use without any pod on them (-want +got):\n%s", diff)
 	}
 }
 

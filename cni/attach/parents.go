@@ -80,7 +80,8 @@ func (s *Server) reguard(ctx context.Context) error {
 	return nil
 }
 
-// usedDevices lists the devices of the host that records tell of.
+// usedDevices lists the devices of the host that records tell of, and those that
+// vxlan Networks stand on.
 func (s *Server) usedDevices() []string {
 	var out []string
 	for _, sandbox := range s.snapshot() {
@@ -90,6 +91,9 @@ func (s *Server) usedDevices() []string {
 		if sandbox.Path != nil {
 			out = append(out, sandbox.Path.Device, sandbox.Path.Parent)
 		}
+	}
+	if s.deps.Overlays != nil {
+		out = append(out, s.deps.Overlays.Devices()...)
 	}
 	slices.Sort(out)
 	return slices.Compact(out)

@@ -171,6 +171,18 @@ func (m *Manager) Ensure(ctx context.Context, network *v1alpha1.Network) error {
 	return nil
 }
 
+// Devices lists the devices that the segments send from.
+func (m *Manager) Devices() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var out []string
+	for _, s := range m.segments {
+		out = append(out, s.overlay.Tunnel.Device)
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
 // sync makes the segments that pods are on, and removes all others, those of a
 // former run of the agent too.
 func (m *Manager) sync(ctx context.Context) {

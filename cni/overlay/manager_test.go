@@ -104,6 +104,9 @@ func TestASegmentComesWithTheFirstPodAndGoesWithTheLast(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.check(t, standing)
+	if diff := cmp.Diff([]string{"eth1"}, w.Devices()); diff != "" {
+		t.Errorf("devices (-want +got):\n%s", diff)
+	}
 	if len(w.watches) != 1 {
 		t.Fatalf("%d watches of the Network's blocks, want 1", len(w.watches))
 	}
