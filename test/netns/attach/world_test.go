@@ -68,12 +68,23 @@ func (s *space) drop() {
 	}
 }
 
-// onThread runs f on a thread that ends with it.
+// onThread runs f on a thread of its own, which then goes home, or ends. The
+// process's first thread cannot end, and would hold the namespace.
 func onThread(f func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
-		done <- f()
+		home, err := netns.Get()
+		if err != nil {
+			done <- err
+			return
+		}
+		defer func() { _ = home.Close() }()
+		err = f()
+		if netns.Set(home) == nil {
+			runtime.UnlockOSThread()
+		}
+		done <- err
 	}()
 	return <-done
 }
