@@ -232,10 +232,14 @@ func (b box) mustAnswer(t *testing.T, host string, port int, oneOf ...string) {
 
 // execInPod runs a command through the API server and kubelet.
 func execInPod(ctx context.Context, pod *corev1.Pod, command ...string) (string, error) {
-	args := append([]string{"--context", "kind-" + env.name, "--namespace", pod.Namespace, "exec", pod.Name, "--"}, command...)
-	out, err := exec.CommandContext(ctx, "kubectl", args...).Output() // #nosec G204 -- the tests' own commands
+	return kubectl(ctx, append([]string{"--namespace", pod.Namespace, "exec", pod.Name, "--"}, command...)...)
+}
+
+// kubectl runs it as a person would and returns what it printed.
+func kubectl(ctx context.Context, args ...string) (string, error) {
+	out, err := exec.CommandContext(ctx, "kubectl", append([]string{"--context", "kind-" + env.name}, args...)...).Output() // #nosec G204 -- the tests' own commands
 	if err != nil {
-		return string(out), fmt.Errorf("kubectl exec: %w", err)
+		return string(out), fmt.Errorf("kubectl %s: %w", args[0], err)
 	}
 	return string(out), nil
 }
