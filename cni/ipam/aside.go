@@ -68,7 +68,17 @@ func (m *Manager) putAsideLocked(lease *Lease) (bool, error) {
 // endAside gives addresses that were put aside to pods again when time is up.
 func (m *Manager) endAside(ctx context.Context) {
 	now := m.clock.Now()
-	ended, err := m.release(func(lease *Lease) bool { return lease.aside() && now.Sub(lease.Since) >= asideFor })
+	m.endAsides(ctx, func(lease *Lease) bool { return now.Sub(lease.Since) >= asideFor })
+}
+
+// endAsidesOf does so at once for a Network that goes: what is put aside would
+// keep its blocks, and thereby the Network, for nobody.
+func (m *Manager) endAsidesOf(ctx context.Context, network string) {
+	m.endAsides(ctx, func(lease *Lease) bool { return lease.Network == network })
+}
+
+func (m *Manager) endAsides(ctx context.Context, which func(*Lease) bool) {
+	ended, err := m.release(func(lease *Lease) bool { return lease.aside() && which(lease) })
 	if err != nil {
 		klog.FromContext(ctx).Error(err, "Addresses that were put aside stay so until the next look")
 	}

@@ -76,3 +76,21 @@ func TestAnAddressIsPutAsideInTheJournalFirst(t *testing.T) {
 	}
 	expectEqual(t, "leases", leases, f.Leases())
 }
+
+func TestAnAddressThatIsPutAsideKeepsNoNetwork(t *testing.T) {
+	f := newClaimFixture(t, world(ipBlock("10.20.0.16/29", thisNode, thisNodeUID))...)
+	f.run()
+	leases, err := f.Reserve(t.Context(), []Ask{ask("a", "data")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.PutAside(leases[0]); err != nil {
+		t.Fatal(err)
+	}
+	f.mustRelease("sandbox-a")
+	f.run()
+	expectEqual(t, "leases while the Network stays", 1, len(f.Leases()))
+	f.deleteInAPI(dataNetwork())
+	f.run()
+	expectEqual(t, "leases when it goes", 0, len(f.Leases()))
+}

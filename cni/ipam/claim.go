@@ -182,6 +182,9 @@ func (c *Claimer) Reconcile(ctx context.Context, req reconcile.Request) (reconci
 		return reconcile.Result{}, err
 	}
 	v.tell(c.manager)
+	if v.ending() {
+		c.manager.endAsidesOf(ctx, v.name)
+	}
 	usage := c.manager.Usage(v.name)
 	if v.network == nil && len(usage.Leases)+len(usage.Blocks) == 0 {
 		c.forgetClaims(v.name)
