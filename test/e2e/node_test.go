@@ -288,3 +288,26 @@ func killAgent(t *testing.T, node string) {
 		t.Logf("no agent to kill on %s: %v %s", node, err, out)
 	}
 }
+
+// replaceAgent kills the agent of a node and waits until the next one is ready.
+// Its pod goes with it, because kubelet starts a container that dies often later
+// and later, and meanwhile the condition AgentReady may still tell of the old one.
+func replaceAgent(t *testing.T, node string) {
+	t.Helper()
+	before, err := agentPod(t.Context(), node)
+	if err != nil || before == nil {
+		t.Fatalf("finding the agent of %s: %v", node, err)
+	}
+	killAgent(t, node)
+	if err := env.client.Delete(t.Context(), before, client.GracePeriodSeconds(0)); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 90*time.Second, "the next agent of "+node+" to be ready", func() error {
+		pod, err := agentPod(t.Context(), node)
+		if err == nil && (pod == nil || pod.UID == before.UID || !podReady(pod)) {
+			err = fmt.Errorf("it is not")
+		}
+		return err
+	})
+	awaitAgent(t, node)
+}
