@@ -87,7 +87,7 @@ func vxlanPods(t *testing.T, blue, red *v1alpha1.Network) {
 	t.Run("restart", func(t *testing.T) {
 		killAgent(t, left.Spec.NodeName)
 		b.mustReach(t, addressIn(t, right, blue.Name, true), webPort, "right")
-		awaitAgent(t, left.Spec.NodeName)
+		replaceAgent(t, left.Spec.NodeName)
 		b.mustReach(t, addressIn(t, right, blue.Name, false), webPort, "right")
 	})
 }
