@@ -143,6 +143,9 @@ const (
 	ReasonPluginNotInstalled = "PluginNotInstalled"
 	// ReasonPluginUnavailable: the node's kernel lacks the plugin's link kind.
 	ReasonPluginUnavailable = "PluginUnavailable"
+	// ReasonUninstalled: the node has its own CNI configuration back, so that new
+	// pods would start without their networks; install netplane there again.
+	ReasonUninstalled = "Uninstalled"
 	// ReasonNoTunnelAddress: the NIC has no address that a vxlan tunnel could end
 	// at; give it one, or switch IPv6 on.
 	ReasonNoTunnelAddress = "NoTunnelAddress"

@@ -78,8 +78,8 @@ type RefusedNetwork struct {
 	// network is the Network's name.
 	// +required
 	Network string `json:"network"`
-	// reason is PluginConflict, HostInterface, InterfaceDown,
-	// MTUExceedsInterface, PluginUnavailable or PluginNotInstalled.
+	// reason is PluginConflict, HostInterface, InterfaceDown, MTUExceedsInterface,
+	// NoTunnelAddress, PluginUnavailable, PluginNotInstalled or Uninstalled.
 	// +required
 	Reason string `json:"reason"`
 	// +optional

@@ -36,6 +36,9 @@ func (a *agent) uninstall(ctx context.Context) error {
 	if err := a.installer.Uninstall(); err != nil {
 		return err
 	}
+	// Not before: who is being started now would be refused, and tried again
+	// without us.
+	a.inventory.Uninstalled()
 	logger.Info("Gave the node its own CNI configuration back; the pods that have networks keep them", "sandboxes", a.server.Sandboxes())
 	return nil
 }

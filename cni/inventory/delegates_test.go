@@ -68,3 +68,25 @@ func TestFoldersOfTheCNIAreWatched(t *testing.T) {
 		t.Error("a new configuration was not seen")
 	}
 }
+
+func TestAnUninstalledNodeRefusesAllNetworks(t *testing.T) {
+	in := Input{
+		Map:      mustMap(t, "{alias: p, ref_nic: eth1}"),
+		Networks: networks(t, "data bridge p", "elsewhere macvlan q"),
+		Devices:  devices(t, "eth1 device up"),
+	}
+	if got := Resolve(&in).Refused(); len(got) != 0 {
+		t.Fatalf("refused before: %v", got)
+	}
+	in.Uninstalled = true
+	var got []string
+	for _, r := range Resolve(&in).Refused() {
+		got = append(got, r.Network+" "+r.Reason)
+	}
+	if diff := cmp.Diff([]string{"data Uninstalled", "elsewhere Uninstalled"}, got); diff != "" {
+		t.Error(diff)
+	}
+	if physical := Resolve(&in).PhysicalNetworks(); len(physical) != 1 || !physical[0].Ready {
+		t.Errorf("physical networks %v: running pods' endpoints would go", physical)
+	}
+}

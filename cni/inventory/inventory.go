@@ -100,6 +100,8 @@ type Inventory struct {
 	relist chan struct{}
 	held   chan struct{}
 
+	uninstalled atomic.Bool
+
 	// Below is used by one goroutine at a time: Sync, then Run.
 	lastMap     *Map
 	mapErr      error
@@ -137,6 +139,13 @@ func (i *Inventory) Current() *Snapshot { return i.current.Load() }
 // Notify says that something which the inventory depends on may have changed.
 // It never blocks.
 func (i *Inventory) Notify() { signal(i.relist) }
+
+// Uninstalled has the node refuse all Networks from now on, because the runtime
+// does not call netplane any more. It never blocks.
+func (i *Inventory) Uninstalled() {
+	i.uninstalled.Store(true)
+	i.Notify()
+}
 
 // NotifyHeld says that held addresses may have changed. It never blocks.
 func (i *Inventory) NotifyHeld() { signal(i.held) }
@@ -263,7 +272,7 @@ func (i *Inventory) refresh(ctx context.Context) error {
 		return err
 	}
 	in.PhysicalNetworks, in.Networks, in.Devices = physical.Items, networks.Items, devices
-	in.NotInstalled = i.notInstalled(networks.Items)
+	in.NotInstalled, in.Uninstalled = i.notInstalled(networks.Items), i.uninstalled.Load()
 	if i.deps.Pods != nil {
 		in.InPods, in.Parents = i.deps.Pods.NICsInPods(), i.deps.Pods.Parents()
 	}

@@ -37,6 +37,8 @@ type Input struct {
 	// NotInstalled are Networks whose plugin is not built in and that the node
 	// cannot run, and why.
 	NotInstalled map[string]string
+	// Uninstalled: the runtime does not call netplane on this node any more.
+	Uninstalled bool
 }
 
 // Resolve decides which NICs back which physical networks, in which mode each
@@ -67,7 +69,22 @@ func Resolve(in *Input) *Snapshot {
 	resolveModes(s, in, devices)
 	refuseDelegates(s, in)
 	resolveTunnels(s, in, devices)
+	if in.Uninstalled {
+		refuseAll(s, in.Networks)
+	}
 	return s
+}
+
+// refuseAll keeps new pods away: they would start without their networks. What
+// pods have already is untouched.
+func refuseAll(s *Snapshot, networks []v1alpha1.Network) {
+	for i := range networks {
+		name := networks[i].Name
+		s.refused[name] = v1alpha1.RefusedNetwork{
+			Network: name, Reason: v1alpha1.ReasonUninstalled,
+			Message: "the node has its own CNI configuration back: roll the agent out without --uninstall, and it serves again",
+		}
+	}
 }
 
 // mapping returns the NICs of each physical network that the node is mapped
