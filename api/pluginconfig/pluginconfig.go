@@ -30,6 +30,7 @@ const (
 // Modes that change what a pod may ask for.
 const (
 	ModePassthru = "passthru"
+	ModePrivate  = "private"
 	ModeL3       = "l3"
 )
 
@@ -49,7 +50,7 @@ type Options struct {
 func modesOf(plugin string) []string {
 	switch plugin {
 	case v1alpha1.PluginMacvlan:
-		return []string{"bridge", "vepa", "private", ModePassthru}
+		return []string{"bridge", "vepa", ModePrivate, ModePassthru}
 	case v1alpha1.PluginIPVLAN:
 		return []string{"l2", ModeL3}
 	}
@@ -134,7 +135,13 @@ func SharesMAC(plugin string, options Options) bool {
 // Refuses says why a pod cannot have what it asks of a Network with any node's
 // help; it is empty if it can.
 func Refuses(spec *v1alpha1.NetworkSpec, request *podnetworks.Request) string {
+	if refusal := refusesTuned(spec, request); refusal != "" {
+		return refusal
+	}
 	options, err := Of(spec)
+	if err == nil && options.Mode == ModePrivate && request.IfName == podnetworks.PrimaryInterface {
+		return fmt.Sprintf("network %q: interfaces of plugin macvlan in mode private cannot be eth0, as the node itself would not reach the pod: choose another interface name, or a Network of another mode", request.Name)
+	}
 	if err != nil || !SharesMAC(spec.Plugin, options) {
 		return ""
 	}
@@ -147,6 +154,29 @@ func Refuses(spec *v1alpha1.NetworkSpec, request *podnetworks.Request) string {
 		return fmt.Sprintf("network %q: interfaces of %s have the NIC's MAC address: ask for none", request.Name, what)
 	case request.IfName == podnetworks.PrimaryInterface:
 		return fmt.Sprintf("network %q: interfaces of %s cannot be eth0, as the node itself would not reach the pod: choose another interface name, or a Network of plugin macvlan or bridge", request.Name, what)
+	}
+	return ""
+}
+
+// minMTU6 is the least MTU of a link with IPv6 (RFC 8200, section 5).
+const minMTU6 = 1280
+
+// refusesTuned is Refuses for the interface's own settings.
+func refusesTuned(spec *v1alpha1.NetworkSpec, request *podnetworks.Request) string {
+	switch {
+	case !request.Tuned():
+		return ""
+	case spec.Delegated():
+		return fmt.Sprintf("network %q: plugin %s is not built in, and is told of no mtu or sysctls of pods: write them into the Network's pluginConfig", request.Name, spec.Plugin)
+	case spec.MTU > 0 && request.MTU > int(spec.MTU):
+		return fmt.Sprintf("network %q: mtu %d is larger than the network's %d", request.Name, request.MTU, spec.MTU)
+	case request.MTU > 0 && request.MTU < minMTU6 && (spec.Subnet6 != "" || strings.Contains(string(spec.Subnet), ":")):
+		return fmt.Sprintf("network %q: mtu %d is too small for IPv6, which the network has: write %d or more", request.Name, request.MTU, minMTU6)
+	}
+	for _, name := range slices.Sorted(maps.Keys(request.Sysctls)) {
+		if !slices.Contains(spec.AllowedSysctls, v1alpha1.SysctlName(name)) {
+			return fmt.Sprintf("network %q: sysctl %s is not in the network's allowedSysctls", request.Name, name)
+		}
 	}
 	return ""
 }

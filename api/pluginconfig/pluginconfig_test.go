@@ -61,6 +61,44 @@ func TestOptionsOfEachPlugin(t *testing.T) {
 	}
 }
 
+func TestSettingsThatPodsMayAskFor(t *testing.T) {
+	const rpFilter, proxyARP = "net.ipv4.conf.IFNAME.rp_filter", "net.ipv4.conf.IFNAME.proxy_arp"
+	network := func(edit func(*v1alpha1.NetworkSpec)) *v1alpha1.NetworkSpec {
+		out := spec(v1alpha1.PluginMacvlan, "")
+		out.Subnet, out.AllowedSysctls = "10.20.0.0/16", []v1alpha1.SysctlName{rpFilter}
+		edit(out)
+		return out
+	}
+	any := network(func(*v1alpha1.NetworkSpec) {})
+	dual := network(func(s *v1alpha1.NetworkSpec) { s.Subnet6 = "fd00::/64" })
+	delegate := network(func(s *v1alpha1.NetworkSpec) { s.Plugin = "canal" })
+	for _, test := range []struct {
+		name    string
+		spec    *v1alpha1.NetworkSpec
+		request podnetworks.Request
+		want    string
+	}{
+		{"nothing", delegate, podnetworks.Request{}, ""},
+		{"an MTU", any, podnetworks.Request{MTU: 600}, ""},
+		{"an MTU as large as the network's", network(func(s *v1alpha1.NetworkSpec) { s.MTU = 1400 }), podnetworks.Request{MTU: 1400}, ""},
+		{"a larger one", network(func(s *v1alpha1.NetworkSpec) { s.MTU = 1400 }), podnetworks.Request{MTU: 1401}, `network "data": mtu 1401 is larger than the network's 1400`},
+		{"one too small for IPv6", dual, podnetworks.Request{MTU: 1279}, `network "data": mtu 1279 is too small for IPv6, which the network has: write 1280 or more`},
+		{"one too small for IPv6 alone", network(func(s *v1alpha1.NetworkSpec) { s.Subnet = "fd00::/64" }), podnetworks.Request{MTU: 1279}, `network "data": mtu 1279 is too small for IPv6, which the network has: write 1280 or more`},
+		{"one that is not", dual, podnetworks.Request{MTU: 1280}, ""},
+		{"an allowed sysctl", any, podnetworks.Request{Sysctls: map[string]string{rpFilter: "2"}}, ""},
+		{"another", any, podnetworks.Request{Sysctls: map[string]string{rpFilter: "2", proxyARP: "1"}}, `network "data": sysctl net.ipv4.conf.IFNAME.proxy_arp is not in the network's allowedSysctls`},
+		{"an MTU of a delegate", delegate, podnetworks.Request{MTU: 1400}, `network "data": plugin canal is not built in, and is told of no mtu or sysctls of pods: write them into the Network's pluginConfig`},
+		{"a sysctl of a delegate", delegate, podnetworks.Request{Sysctls: map[string]string{rpFilter: "2"}}, `network "data": plugin canal is not built in, and is told of no mtu or sysctls of pods: write them into the Network's pluginConfig`},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			test.request.Name, test.request.IfName = "data", "net1"
+			if diff := cmp.Diff(test.want, Refuses(test.spec, &test.request)); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
 func TestWhatPodsMayNotAskForWhereTheNICsMACIsShared(t *testing.T) {
 	for _, test := range []struct {
 		name    string
@@ -73,6 +111,8 @@ func TestWhatPodsMayNotAskForWhereTheNICsMACIsShared(t *testing.T) {
 		{"ipvlan on eth0", spec("ipvlan", ""), podnetworks.Request{IfName: "eth0"}, `network "data": interfaces of plugin ipvlan cannot be eth0, as the node itself would not reach the pod: choose another interface name, or a Network of plugin macvlan or bridge`},
 		{"passthru with a MAC", spec("macvlan", `{"mode": "passthru"}`), podnetworks.Request{IfName: "net1", MAC: "0a:00:00:00:00:01"}, `network "data": interfaces of plugin macvlan in mode passthru have the NIC's MAC address: ask for none`},
 		{"macvlan", spec("macvlan", `{"mode": "vepa"}`), podnetworks.Request{IfName: "eth0", MAC: "0a:00:00:00:00:01"}, ""},
+		{"private on eth0", spec("macvlan", `{"mode": "private"}`), podnetworks.Request{IfName: "eth0"}, `network "data": interfaces of plugin macvlan in mode private cannot be eth0, as the node itself would not reach the pod: choose another interface name, or a Network of another mode`},
+		{"private beside eth0", spec("macvlan", `{"mode": "private"}`), podnetworks.Request{IfName: "net1"}, ""},
 		{"a delegate", spec("ipvlan-of-mine", `{"mode": "l2"}`), podnetworks.Request{IfName: "eth0", MAC: "0a:00:00:00:00:01"}, ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -51,7 +51,16 @@ type Request struct {
 	MAC string `json:"mac,omitempty"`
 	// DefaultRoute makes the Network's gateway the pod's default route.
 	DefaultRoute bool `json:"defaultRoute,omitempty"`
+	// MTU is the largest packet in bytes that the interface is to carry, if it
+	// shall carry less than the others on the Network.
+	MTU int `json:"mtu,omitempty"`
+	// Sysctls are settings of the interface by name, such as
+	// net.ipv4.conf.IFNAME.rp_filter; the Network says which are allowed.
+	Sysctls map[string]string `json:"sysctls,omitempty"`
 }
+
+// Tuned tells whether the request is for settings that a Network may refuse.
+func (r *Request) Tuned() bool { return r.MTU != 0 || len(r.Sysctls) > 0 }
 
 // Fixed tells whether the request is for an address of the Network's
 // staticRange, which an IPClaim gives, instead of one of the node's.
@@ -71,7 +80,7 @@ func Parse(annotation string) ([]Request, error) {
 	var requests []Request
 	if text[0] == '-' || text[0] == '[' {
 		if err := yaml.UnmarshalStrict([]byte(text), &requests); err != nil {
-			return nil, fmt.Errorf("the list is no YAML list of {name, ifname, ips, sticky, ipam-claim-reference, mac, defaultRoute}: %w", cleanYAML(err))
+			return nil, fmt.Errorf("the list is no YAML list of {name, ifname, ips, sticky, ipam-claim-reference, mac, defaultRoute, mtu, sysctls}: %w", cleanYAML(err))
 		}
 	} else {
 		var err error
@@ -162,6 +171,13 @@ func checkItem(r *Request) error {
 	if err := checkFixed(r); err != nil {
 		return err
 	}
+	if err := checkTuned(r); err != nil {
+		return err
+	}
+	return checkMAC(r)
+}
+
+func checkMAC(r *Request) error {
 	if r.MAC == "" {
 		return nil
 	}

@@ -25,6 +25,14 @@ func TestParse(t *testing.T) {
 			`[{"name": "data", "ifname": "eth1", "ips": ["10.20.254.5", "fd00:10:20::a14:fe05"], "mac": "0a:58:0a:14:fe:05", "defaultRoute": true}]`,
 			[]Request{{Name: "data", IfName: "eth1", IPs: []string{"10.20.254.5", "fd00:10:20::a14:fe05"}, MAC: "0a:58:0a:14:fe:05", DefaultRoute: true}},
 		},
+		"settings of its own": {
+			"- {name: data, ifname: eth1, mtu: 1400, sysctls: {net.ipv4.conf.IFNAME.rp_filter: \"2\"}}",
+			[]Request{{Name: "data", IfName: "eth1", MTU: 1400, Sysctls: map[string]string{"net.ipv4.conf.IFNAME.rp_filter": "2"}}},
+		},
+		"a sysctl's value without quotes": {
+			"- {name: data, ifname: eth1, sysctls: {net.ipv4.conf.IFNAME.rp_filter: 2}}",
+			[]Request{{Name: "data", IfName: "eth1", Sysctls: map[string]string{"net.ipv4.conf.IFNAME.rp_filter": "2"}}},
+		},
 		"short form": {
 			"management@eth0,data@eth1",
 			[]Request{{Name: "management", IfName: "eth0"}, {Name: "data", IfName: "eth1"}},
@@ -100,6 +108,12 @@ func TestParseNamesTheOffendingItem(t *testing.T) {
 		"InfiniBand MAC":              {"- {name: data, mac: '02-00-5e-10-00-00-00-01'}", `item 1 (network "data"): mac: "02-00-5e-10-00-00-00-01" is no MAC address`},
 		"multicast MAC":               {"- {name: data, mac: '01:00:5e:00:00:01'}", `mac: "01:00:5e:00:00:01" is a multicast address: its first octet must be even`},
 		"zero MAC":                    {"- {name: data, mac: '00:00:00:00:00:00'}", `mac: "00:00:00:00:00:00" is all zeros, which the kernel refuses`},
+		"tiny MTU":                    {"- {name: data, mtu: 575}", `item 1 (network "data"): mtu: 575 is none: write one from 576 to 65535`},
+		"negative MTU":                {"- {name: data, mtu: -1}", "mtu: -1 is none"},
+		"sysctl of the pod":           {"- {name: data, sysctls: {net.ipv4.ip_forward: '1'}}", `item 1 (network "data"): sysctls: "net.ipv4.ip_forward" is no setting of one interface: write net.ipv4.conf.IFNAME.x`},
+		"sysctl of all interfaces":    {"- {name: data, sysctls: {net.ipv4.conf.all.rp_filter: '0'}}", `sysctls: "net.ipv4.conf.all.rp_filter" is no setting of one interface`},
+		"sysctl that leads elsewhere": {"- {name: data, sysctls: {net.ipv4.conf.IFNAME.../all/rp_filter: '0'}}", "is no setting of one interface"},
+		"sysctl with two lines":       {`[{"name": "data", "sysctls": {"net.ipv4.conf.IFNAME.rp_filter": "1\n2"}}]`, `sysctls: "1\n2" is no value of net.ipv4.conf.IFNAME.rp_filter`},
 		"too many":                    {strings.Repeat("data,", 32) + "data", "33 networks are more than the 32 that a pod may have"},
 	}
 	for name, tt := range tests {

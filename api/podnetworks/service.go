@@ -21,6 +21,15 @@ type ServiceNetworks struct {
 	byPort map[string][]string // by port name
 }
 
+// ServiceOn is a Service whose ports are offered on the networks that byPort
+// says, or, if that names no port, on all of them. It checks nothing.
+func ServiceOn(byPort map[string][]string, all ...string) ServiceNetworks {
+	if len(byPort) > 0 {
+		return ServiceNetworks{byPort: byPort}
+	}
+	return ServiceNetworks{all: all}
+}
+
 // ParseService reads the annotation netplane.io/networks of a Service: either
 // networks for all ports (management,data) or a YAML (or JSON) map from port
 // name to networks (http: [management, data]). It is strict: an error names

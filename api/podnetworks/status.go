@@ -27,6 +27,10 @@ type Attachment struct {
 	Gateway []string `json:"gateway,omitempty"`
 	// DNS is what the network offers.
 	DNS *AttachmentDNS `json:"dns,omitempty"`
+	// NIC is the node's NIC that the interface shares with others: of several
+	// behind a physical network, only its own carries it. Others than netplane do
+	// not write it, so it has netplane's name.
+	NIC string `json:"netplane.io/nic,omitempty"`
 	// DeviceInfo is passed through unread.
 	DeviceInfo json.RawMessage `json:"device-info,omitempty"`
 }

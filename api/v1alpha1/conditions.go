@@ -37,6 +37,10 @@ const (
 	// ConditionEndpointsByNetwork on a Service: whether its slices follow its
 	// netplane.io/networks annotation.
 	ConditionEndpointsByNetwork = "netplane.io/EndpointsByNetwork"
+
+	// ConditionNamesByNetwork on a Service: whether each of its networks has a
+	// DNS name of its own, by a child Service <service>-<network>.
+	ConditionNamesByNetwork = "netplane.io/NamesByNetwork"
 )
 
 // Reasons of a Network's Ready condition.
@@ -146,6 +150,9 @@ const (
 	// ReasonUninstalled: the node has its own CNI configuration back, so that new
 	// pods would start without their networks; install netplane there again.
 	ReasonUninstalled = "Uninstalled"
+	// ReasonBypassed: the node's runtime takes another CNI configuration, whose name
+	// sorts before netplane's, so that pods would start without their networks.
+	ReasonBypassed = "Bypassed"
 	// ReasonNoTunnelAddress: the NIC has no address that a vxlan tunnel could end
 	// at; give it one, or switch IPv6 on.
 	ReasonNoTunnelAddress = "NoTunnelAddress"
@@ -181,6 +188,19 @@ const (
 	ReasonUnknownNetwork = "UnknownNetwork"
 	// ReasonSelectorKeyMissing: the selector lacks netplane.io/endpoints: by-network.
 	ReasonSelectorKeyMissing = "SelectorKeyMissing"
+	// ReasonSelectorKeyInvalid: the entry has another value. It keeps Kubernetes'
+	// own controller away all the same, so that our endpoints are published.
+	ReasonSelectorKeyInvalid = "SelectorKeyInvalid"
+	// ReasonAwaitingSelectorKey (Unknown): the selector lacks that entry, and a
+	// Service that Kubernetes itself published has got the annotation: our
+	// endpoints stand beside the built-in ones, for a while.
+	ReasonAwaitingSelectorKey = "AwaitingSelectorKey"
+	// ReasonHandingBack (Unknown): the selector's entry was removed; our
+	// endpoints stay until the built-in ones are ready.
+	ReasonHandingBack = "HandingBack"
+	// ReasonAnnotationMissing: the selector has that entry, but there is no
+	// annotation; the endpoints are those of the cluster network.
+	ReasonAnnotationMissing = "AnnotationMissing"
 	// ReasonSelectorEmpty: the selector has nothing besides that entry, so it selects no pod.
 	ReasonSelectorEmpty = "SelectorEmpty"
 	// ReasonNoSharedFamily: the Service and a network share no IP family.
@@ -188,6 +208,22 @@ const (
 	// ReasonIsolatedClusterIP: a ClusterIP Service names only isolated
 	// networks; make it headless.
 	ReasonIsolatedClusterIP = "IsolatedClusterIP"
+	// ReasonEndpointsIncomplete: slices could not be written for a while; the
+	// message has the errors.
+	ReasonEndpointsIncomplete = "EndpointsIncomplete"
+)
+
+// Reasons of a Service's NamesByNetwork condition.
+const (
+	// ReasonNamesPublished: there is a child Service for each network.
+	ReasonNamesPublished = "NamesPublished"
+	// ReasonServiceNameTaken: a child's name is another Service's, which is left alone.
+	ReasonServiceNameTaken = "ServiceNameTaken"
+	// ReasonServiceNameTooLong: a child's name would have more than 63 characters.
+	ReasonServiceNameTooLong = "ServiceNameTooLong"
+	// ReasonServiceNameRefused: the API server refused to create or change a
+	// child, for a quota or a policy; the message has its words.
+	ReasonServiceNameRefused = "ServiceNameRefused"
 )
 
 // Reasons of events.

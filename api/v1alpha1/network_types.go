@@ -39,6 +39,18 @@ const (
 	ReachabilityRouted Reachability = "Routed"
 )
 
+// ServiceProxy says where ClusterIPs of Services over the network are served.
+// +kubebuilder:validation:Enum=None;InPod
+type ServiceProxy string
+
+const (
+	// ServiceProxyNone means by kube-proxy, if the network is Routed; the default.
+	ServiceProxyNone ServiceProxy = "None"
+	// ServiceProxyInPod means inside each pod that is on the network, by rules in
+	// the pod's own network namespace; for Isolated networks.
+	ServiceProxyInPod ServiceProxy = "InPod"
+)
+
 // ConflictDetection says whether an address is looked for on the physical
 // network before a pod gets it.
 // +kubebuilder:validation:Enum=None;Probe
@@ -79,14 +91,17 @@ type Route struct {
 	Via IP `json:"via,omitempty"`
 }
 
+// SysctlName is net.ipv4.conf.IFNAME.x, net.ipv6.conf.IFNAME.x, or the same with
+// neigh; the word IFNAME stands for the interface's name in the pod.
+// +kubebuilder:validation:MaxLength=64
+// +kubebuilder:validation:Pattern=`^net\.ipv[46]\.(conf|neigh)\.IFNAME\.[a-z0-9_]+$`
+type SysctlName string
+
 // Sysctl is a kernel setting of one interface, in the pod's own namespace.
 type Sysctl struct {
-	// name is net.ipv4.conf.IFNAME.x, net.ipv6.conf.IFNAME.x, or the same with
-	// neigh; the word IFNAME stands for the interface's name in the pod.
+	// name of the setting.
 	// +required
-	// +kubebuilder:validation:MaxLength=64
-	// +kubebuilder:validation:Pattern=`^net\.ipv[46]\.(conf|neigh)\.IFNAME\.[a-z0-9_]+$`
-	Name string `json:"name"`
+	Name SysctlName `json:"name"`
 	// value as it is written into /proc/sys.
 	// +required
 	// +kubebuilder:validation:MaxLength=32
@@ -125,6 +140,7 @@ type DNS struct {
 // +kubebuilder:validation:XValidation:rule="!has(self.staticRange) || (has(self.subnet) && (!isCIDR(self.staticRange) || !isCIDR(self.subnet) || cidr(self.subnet).containsCIDR(self.staticRange)))",message="staticRange must lie in subnet"
 // +kubebuilder:validation:XValidation:rule="!has(self.subnet) || !isCIDR(self.subnet) || (cidr(self.subnet).prefixLength() <= (cidr(self.subnet).ip().family() == 4 ? 30 : 126) && cidr(self.subnet).prefixLength() >= 8)",message="subnet must be a prefix from /8 to /30 (IPv6: /126)"
 // +kubebuilder:validation:XValidation:rule="!has(self.mtu) || self.mtu >= 1280 || !(has(self.subnet6) || (has(self.subnet) && isCIDR(self.subnet) && cidr(self.subnet).ip().family() == 6))",message="mtu must be at least 1280 where IPv6 is used (RFC 8200)"
+// +kubebuilder:validation:XValidation:rule="!has(self.serviceProxy) || self.serviceProxy == 'None' || !has(self.reachability) || self.reachability == 'Isolated'",message="serviceProxy InPod is for Isolated networks: kube-proxy serves the ClusterIPs of Routed ones"
 // +kubebuilder:validation:XValidation:rule="self.physicalNet == oldSelf.physicalNet",message="physicalNet is immutable: make a new Network"
 // +kubebuilder:validation:XValidation:rule="self.plugin == oldSelf.plugin",message="plugin is immutable: make a new Network"
 // +kubebuilder:validation:XValidation:rule="has(self.subnet) == has(oldSelf.subnet) && (!has(self.subnet) || self.subnet == oldSelf.subnet)",message="subnet is immutable, and can neither be added nor removed: grow the Network with additionalSubnets, or make a new one"
@@ -212,6 +228,13 @@ type NetworkSpec struct {
 	// +kubebuilder:validation:MaxItems=32
 	Sysctls []Sysctl `json:"sysctls,omitempty"`
 
+	// allowedSysctls are the names, in the form of sysctls, of the settings that
+	// a pod may make of its own interface; absent means none.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=32
+	AllowedSysctls []SysctlName `json:"allowedSysctls,omitempty"`
+
 	// +optional
 	DNS *DNS `json:"dns,omitempty"`
 
@@ -220,6 +243,13 @@ type NetworkSpec struct {
 	// +optional
 	// +kubebuilder:default=Isolated
 	Reachability Reachability `json:"reachability,omitempty"`
+
+	// serviceProxy InPod has pods on the network reach the ClusterIPs of Services
+	// over it, of their endpoints on it. It is for Isolated networks: kube-proxy
+	// serves the ClusterIPs of Routed ones, to all pods.
+	// +optional
+	// +kubebuilder:default=None
+	ServiceProxy ServiceProxy `json:"serviceProxy,omitempty"`
 
 	// conflictDetection Probe has nodes ask, before a pod gets an address, whether
 	// a host outside the cluster has it. Such an address is put aside for some

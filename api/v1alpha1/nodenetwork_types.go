@@ -79,7 +79,7 @@ type RefusedNetwork struct {
 	// +required
 	Network string `json:"network"`
 	// reason is PluginConflict, HostInterface, InterfaceDown, MTUExceedsInterface,
-	// NoTunnelAddress, PluginUnavailable, PluginNotInstalled or Uninstalled.
+	// NoTunnelAddress, PluginUnavailable, PluginNotInstalled, Uninstalled or Bypassed.
 	// +required
 	Reason string `json:"reason"`
 	// +optional
@@ -105,6 +105,15 @@ type HeldAddresses struct {
 	// last one has such an entry.
 	// +optional
 	Fixed bool `json:"fixed,omitempty"`
+	// address is the fixed one, which the entry is of alone. No IPClaim of it is
+	// handed to another pod while a node has such an entry of a pod that is gone,
+	// even if the claim does not know that pod: after an API server was restored
+	// from a backup.
+	// It is no IP, as the cost of that type's rule is beyond what the API server
+	// allows in a list without a bound; agents write it.
+	// +optional
+	// +kubebuilder:validation:MaxLength=39
+	Address string `json:"address,omitempty"`
 	// quarantined: no interface has them. They are the free addresses of blocks
 	// that are closed for now, and say nothing of any other block of the node.
 	// +optional

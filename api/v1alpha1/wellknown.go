@@ -15,6 +15,12 @@ const (
 	// per interface. Only node agents may write it.
 	AnnotationNetworkStatus = "k8s.v1.cni.cncf.io/network-status"
 
+	// AnnotationNPWGNetworks asks for interfaces by NetworkAttachmentDefinitions
+	// (NPWG v1.3), and AnnotationMultusDefaultNetwork for one in the place of the
+	// cluster's network.
+	AnnotationNPWGNetworks         = "k8s.v1.cni.cncf.io/networks"
+	AnnotationMultusDefaultNetwork = "v1.multus-cni.io/default-network"
+
 	// AnnotationNetworkStatusSandbox is the ID of the pod sandbox that
 	// AnnotationNetworkStatus describes; a status of an older sandbox is stale.
 	AnnotationNetworkStatusSandbox = "netplane.io/network-status-sandbox"
@@ -51,7 +57,9 @@ const (
 	EndpointSliceManagedBy = "netplane.io"
 
 	// IsolatedServiceProxyName is the service.kubernetes.io/service-proxy-name
-	// value on slices of networks that kube-proxy's nodes cannot reach.
+	// value on slices of networks that kube-proxy's nodes cannot reach. It hides them
+	// from kube-proxies that know no other label; those of 1.37 go by
+	// service.kubernetes.io/headless, which these slices have too.
 	IsolatedServiceProxyName = "netplane.io"
 
 	// FinalizerIPBlock holds an IPBlock until nothing lives in it.

@@ -371,6 +371,11 @@ func (in *NetworkSpec) DeepCopyInto(out *NetworkSpec) {
 		*out = make([]Sysctl, len(*in))
 		copy(*out, *in)
 	}
+	if in.AllowedSysctls != nil {
+		in, out := &in.AllowedSysctls, &out.AllowedSysctls
+		*out = make([]SysctlName, len(*in))
+		copy(*out, *in)
+	}
 	if in.DNS != nil {
 		in, out := &in.DNS, &out.DNS
 		*out = new(DNS)
