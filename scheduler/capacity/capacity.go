@@ -19,7 +19,13 @@ import (
 
 // Count is a number of addresses in one network: of a node's blocks, and fixed
 // ones, which are of no block.
-type Count podnetworks.Use
+type Count struct {
+	Network   string
+	Addresses int
+	Fixed     int
+	// Closed are those of Addresses that no interface has: blocks are closed for now.
+	Closed int
+}
 
 // Demand is the number of addresses that one pod takes, once for each network,
 // in the order of their names.
@@ -29,7 +35,7 @@ type Demand []Count
 func NewDemand(uses []podnetworks.Use) Demand {
 	demand := make(Demand, len(uses))
 	for i := range uses {
-		demand[i] = Count(uses[i])
+		demand[i] = Count{Network: uses[i].Network, Addresses: uses[i].Addresses, Fixed: uses[i].Fixed}
 	}
 	return demand
 }
@@ -50,11 +56,11 @@ func (l Load) Of(network string) int {
 }
 
 // Interfaces is how many interfaces on a network there are: each has one
-// address, of a block or fixed.
+// address, of a block or fixed; those of closed blocks lie idle.
 func (l Load) Interfaces(network string) int {
 	for i := range l {
 		if l[i].Network == network {
-			return l[i].Addresses + l[i].Fixed
+			return l[i].Addresses - l[i].Closed + l[i].Fixed
 		}
 	}
 	return 0
@@ -65,6 +71,7 @@ func (l *Load) add(more Count) {
 		if (*l)[i].Network == more.Network {
 			(*l)[i].Addresses += more.Addresses
 			(*l)[i].Fixed += more.Fixed
+			(*l)[i].Closed += more.Closed
 			return
 		}
 	}
@@ -87,8 +94,11 @@ func (l *Load) AddHeld(held []v1alpha1.HeldAddresses, exists func(types.UID) boo
 			continue
 		}
 		more := Count{Network: held[i].Network, Addresses: int(held[i].Count)}
-		if held[i].Fixed {
+		switch {
+		case held[i].Fixed:
 			more.Addresses, more.Fixed = 0, more.Addresses
+		case held[i].Quarantined:
+			more.Closed = more.Addresses
 		}
 		l.add(more)
 	}

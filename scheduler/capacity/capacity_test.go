@@ -86,19 +86,23 @@ func TestLoadCountsEachAddressOnce(t *testing.T) {
 	var load Load
 	load.AddPod(Demand{{Network: "data", Addresses: 2, Fixed: 1}, {Network: "management", Addresses: 1}, {Network: "storage", Fixed: 1}})
 	load.AddPod(nil)
-	load.AddPod(Demand{{"data", 1, 0}})
+	load.AddPod(Demand{{Network: "data", Addresses: 1}})
 	load.AddHeld([]v1alpha1.HeldAddresses{
 		{Network: "data", Count: 4, PodUID: "alive"},
 		{Network: "data", Count: 8, PodUID: "gone"},
 		{Network: "data", Count: 16},
 		{Network: "data", Count: 32, PodUID: "gone", Fixed: true},
 		{Network: "backup", Count: 1},
+		{Network: "storage", Count: 5, Quarantined: true},
 	}, func(uid types.UID) bool { return uid == "alive" })
-	want := Load{{"data", 2 + 1 + 8 + 16, 1 + 32}, {"management", 1, 0}, {"storage", 0, 1}, {"backup", 1, 0}}
+	want := Load{
+		{Network: "data", Addresses: 2 + 1 + 8 + 16, Fixed: 1 + 32}, {Network: "management", Addresses: 1},
+		{Network: "storage", Addresses: 5, Fixed: 1, Closed: 5}, {Network: "backup", Addresses: 1},
+	}
 	if diff := cmp.Diff(want, load); diff != "" {
 		t.Errorf("load (-want +got):\n%s", diff)
 	}
-	if got := []int{load.Of("data"), load.Of("management"), load.Of("storage"), load.Interfaces("data"), load.Interfaces("storage"), load.Interfaces("none")}; !slices.Equal(got, []int{27, 1, 0, 60, 1, 0}) {
+	if got := []int{load.Of("data"), load.Of("management"), load.Of("storage"), load.Interfaces("data"), load.Interfaces("storage"), load.Interfaces("none")}; !slices.Equal(got, []int{27, 1, 5, 60, 1, 0}) {
 		t.Errorf("by network: %v", got)
 	}
 }

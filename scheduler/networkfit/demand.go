@@ -4,6 +4,7 @@
 package networkfit
 
 import (
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -46,8 +47,8 @@ func newDemands() *demands { return &demands{} }
 
 // of returns nil for a pod that asks for no network.
 func (d *demands) of(pod *v1.Pod) *parsed {
-	text, ok := pod.Annotations[v1alpha1.AnnotationNetworks]
-	if !ok {
+	text := pod.Annotations[v1alpha1.AnnotationNetworks]
+	if strings.TrimSpace(text) == "" { // a running pod may give up all that it asked for
 		return nil
 	}
 	if known, ok := d.byText.Load(text); ok {

@@ -111,7 +111,7 @@ func (pl *NetworkFit) afterNetwork(logger klog.Logger, pod *v1.Pod, oldObj, newO
 		return fwk.Queue, err
 	}
 	gained := pl.asksFor(pod, after.Name) && after.unusable == "" &&
-		(before == nil || before.unusable != "" || before.UID != after.UID || before.Generation != after.Generation || after.tight && !before.tight)
+		(before == nil || before.unusable != "" || before.edition != after.edition || after.tight && !before.tight)
 	return hint(logger, gained, pod, "Network", after.Name), nil
 }
 

@@ -27,7 +27,7 @@ func TestHints(t *testing.T) {
 	noAgent := makeNode("n", up("data"), setAgent("False"))
 	down := makeNode("n", notReady("data", v1alpha1.ReasonInterfaceDown))
 	unready := makeNetwork("data", setReady(metav1.ConditionFalse, v1alpha1.ReasonNoNode, ""))
-	grown := makeNetwork("data", func(n *v1alpha1.Network) { n.Generation = 2 })
+	grown := makeNetwork("data", func(n *v1alpha1.Network) { n.Spec.AdditionalSubnets = []v1alpha1.CIDR{"10.9.0.0/24"} })
 	counted := makeNetwork("data", func(n *v1alpha1.Network) { n.Status.Addresses.Used = 5 })
 	former := makeBlock("data", "n", 0)
 	former.Spec.NodeUID = "uid-former"

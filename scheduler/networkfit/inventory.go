@@ -8,8 +8,6 @@ import (
 	"net/netip"
 	"sync"
 
-	"k8s.io/apimachinery/pkg/types"
-
 	"github.com/netplane/netplane/api/addressing"
 )
 
@@ -32,10 +30,9 @@ type inventory struct {
 	noted map[string]netip.Prefix
 
 	mu sync.Mutex // guards the rest; is held while the store is read
-	// The Network and the version of its spec that the blocks are of.
-	uid        types.UID
-	generation int64
-	existing   *addressing.BlockSet
+	// The Network that the blocks are of.
+	edition  edition
+	existing *addressing.BlockSet
 }
 
 // note has the block looked up before its Network's inventory is used again.
@@ -91,8 +88,8 @@ func (s *Sources) withExisting(net *network, use func(*addressing.BlockSet)) {
 	kept.mu.Lock()
 	defer kept.mu.Unlock()
 	noted := s.inventories.takeNotes(kept) // before the store is read
-	if kept.existing == nil || kept.uid != net.UID || kept.generation != net.Generation {
-		kept.uid, kept.generation, kept.existing = net.UID, net.Generation, s.listExisting(net)
+	if kept.existing == nil || kept.edition != net.edition {
+		kept.edition, kept.existing = net.edition, s.listExisting(net)
 	} else {
 		for name, cidr := range noted {
 			if s.shown(name) {

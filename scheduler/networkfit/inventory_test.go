@@ -191,11 +191,11 @@ func (c *chronicle) relist() {
 	}
 }
 
-// anew is another version of a Network, with another spec or with the same.
+// anew is another version of a Network, with another spec or with the same. The
+// generation stays, as it may where the API server's state was set back.
 func (c *chronicle) anew(net *network, sameSpec bool) *network {
 	object := net.DeepCopy()
 	if !sameSpec {
-		object.Generation++
 		object.Spec.AdditionalSubnets = nil
 		if c.random.IntN(2) == 0 {
 			object.Spec.AdditionalSubnets = []v1alpha1.CIDR{"10.0.1.128/26"}

@@ -4,6 +4,8 @@
 package networkfit
 
 import (
+	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
 
@@ -11,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/netplane/netplane/api/addressing"
 	"github.com/netplane/netplane/api/pluginconfig"
@@ -21,6 +24,7 @@ import (
 type network struct {
 	*v1alpha1.Network
 
+	edition  edition
 	plan     *addressing.Plan // nil where a delegate brings its own addresses
 	admits   labels.Selector  // of namespaces
 	unusable string           // why no pod may be placed on it; empty if it is ready
@@ -28,7 +32,24 @@ type network struct {
 	// sharesMAC: its interfaces have the NIC's MAC, so that pods may not ask
 	// for all that they may elsewhere.
 	sharesMAC bool
-	reasons   reasons
+	// alone: a node has room for one of its interfaces, as that takes the NIC.
+	alone   bool
+	reasons reasons
+}
+
+// edition identifies a Network with its spec. A generation does not: after etcd
+// was restored from a backup it comes again, and with another spec.
+type edition struct {
+	uid  types.UID
+	spec [sha256.Size]byte
+}
+
+func editionOf(object *v1alpha1.Network) (edition, error) {
+	text, err := json.Marshal(&object.Spec)
+	if err != nil {
+		return edition{}, fmt.Errorf("encoding the spec: %w", err)
+	}
+	return edition{object.UID, sha256.Sum256(text)}, nil
 }
 
 // reasons are what Filter answers. They are made once for a Network, because
@@ -60,6 +81,7 @@ func newNetwork(object *v1alpha1.Network) *network {
 	n.unusable = n.prepare()
 	if options, err := pluginconfig.Of(&object.Spec); err == nil {
 		n.sharesMAC = pluginconfig.SharesMAC(object.Spec.Plugin, options)
+		n.alone = options.Mode == pluginconfig.ModePassthru
 	}
 	n.tight = n.plan != nil && meta.IsStatusConditionTrue(object.Status.Conditions, v1alpha1.ConditionTight)
 	return n
@@ -67,6 +89,10 @@ func newNetwork(object *v1alpha1.Network) *network {
 
 // prepare computes plan and admits, and says what stands against the network.
 func (n *network) prepare() string {
+	var err error
+	if n.edition, err = editionOf(n.Network); err != nil {
+		return fmt.Sprintf("network %q is not usable: %v", n.Name, err)
+	}
 	if n.DeletionTimestamp != nil {
 		return fmt.Sprintf("network %q is being deleted", n.Name)
 	}

@@ -30,6 +30,7 @@ import (
 type nicWant struct {
 	networks []string // all that share the NICs
 	demand   int      // over all of them
+	alone    bool     // one interface is all that a node has room for
 }
 
 // takesNIC tells whether each interface on the network is a NIC of the node.
@@ -62,10 +63,13 @@ func (n *network) primaryNIC(asked *parsed) bool {
 
 // nicWant is nil for a network that takes no NICs.
 func (s *Sources) nicWant(net *network, asked *parsed) *nicWant {
-	if !net.takesNIC() {
+	want := &nicWant{networks: []string{net.Name}, alone: net.alone}
+	switch {
+	case net.takesNIC():
+		want.networks = s.sharing(net.Spec.PhysicalNet)
+	case !net.alone:
 		return nil
 	}
-	want := &nicWant{networks: s.sharing(net.Spec.PhysicalNet)}
 	want.demand = want.among(capacity.Load(asked.demand))
 	return want
 }
@@ -92,7 +96,15 @@ func (w *want) fitNICs(offer *node, load capacity.Load, pod *v1.Pod) capacity.Fi
 	if w.nics == nil {
 		return capacity.Fits
 	}
-	return offer.backing(w.Spec.PhysicalNet).nics.Fit(w.nics.usedBy(load, pod, offer.name), w.nics.demand)
+	return w.nicsOf(offer).Fit(w.nics.usedBy(load, pod, offer.name), w.nics.demand)
+}
+
+// nicsOf is how many interfaces the node's NICs have room for.
+func (w *want) nicsOf(offer *node) capacity.NICs {
+	if w.nics.alone {
+		return 1
+	}
+	return offer.backing(w.Spec.PhysicalNet).nics
 }
 
 // countNICs counts the NICs of a physical network that can serve a pod: of those
@@ -113,7 +125,7 @@ func countNICs(status *v1alpha1.NodeNetworkStatus, by *v1alpha1.NodePhysicalNetw
 // held for nobody has gone free.
 func (s *Sources) gainsNIC(before, after *node, net *network) bool {
 	if !net.takesNIC() {
-		return false
+		return net.alone && after.interfacesHeld(net.Name) < before.interfacesHeld(net.Name)
 	}
 	physical := net.Spec.PhysicalNet
 	return after.backing(physical).nics > before.backing(physical).nics ||
@@ -124,6 +136,9 @@ func (s *Sources) gainsNIC(before, after *node, net *network) bool {
 // network has.
 func (pl *NetworkFit) wantsNICOf(pod *v1.Pod, name string) bool {
 	net, ok := lookup[*network](pl.sources.networks, name)
+	if ok && net.alone {
+		return pl.asksFor(pod, name)
+	}
 	return ok && net.takesNIC() &&
 		slices.ContainsFunc(pl.sources.sharing(net.Spec.PhysicalNet), func(other string) bool { return pl.asksFor(pod, other) })
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	v1 "k8s.io/api/core/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/klog/v2/ktesting"
@@ -100,6 +101,9 @@ func TestFilterCountsNICsByPhysicalNetwork(t *testing.T) {
 		"pods that share the NIC do not count":         {asked: "fast", node: nics("up"), there: pods(5, "shared"), want: success()},
 		"the pod does not stand in its own way":        {pod: own, node: nics("pod"), there: []*v1.Pod{own}, want: success()},
 		"a sandbox that outlives its pod has its NIC":  {asked: "fast", node: makeNode("n", nil, nicsOn("phy-nics", "pod"), hold(v1alpha1.HeldAddresses{Network: "slow", Count: 1, PodUID: "gone"})), want: full("fast")},
+		"no interface has the addresses of a block that is closed": {
+			asked: "fast", node: makeNode("n", nil, nicsOn("phy-nics", "pod", "up"), hold(v1alpha1.HeldAddresses{Network: "fast", Count: 5, Quarantined: true})), there: pods(1, "fast"), want: success(),
+		},
 		"a network of NICs has addresses, too": {
 			asked: "fast", node: nics("up", "up", "up", "up", "up", "up", "up", "up"), there: pods(7, "fast"),
 			want: unschedulable(`node(s) had no free address in network "fast"`),
@@ -121,6 +125,34 @@ func TestFilterCountsNICsByPhysicalNetwork(t *testing.T) {
 				objects = append(objects, makeBlock(name, "n", i))
 			}
 			got := filter(t, newPlugin(t, objects...), pod, newNodeInfo("n", test.there...))
+			if diff := cmp.Diff(test.want, got); diff != "" {
+				t.Errorf("status (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestANodeHasRoomForOneInterfaceInModePassthru(t *testing.T) {
+	alone := makeNetwork("alone", func(n *v1alpha1.Network) {
+		n.Spec.PhysicalNet, n.Spec.PluginConfig = "phy-nics", &apiextensionsv1.JSON{Raw: []byte(`{"mode":"passthru"}`)}
+	})
+	full := unschedulable(`node(s) had no free NIC for network "alone"`)
+	for name, test := range map[string]struct {
+		asked string
+		node  *node
+		there []*v1.Pod
+		want  answer
+	}{
+		"nobody has it":                    {asked: "alone", node: nics("shared"), want: success()},
+		"a pod has it":                     {asked: "alone", node: nics("shared"), there: pods(1, "alone"), want: full},
+		"a second NIC is of no use":        {asked: "alone", node: nics("shared", "shared"), there: pods(1, "alone"), want: full},
+		"a sandbox that outlives its pod":  {asked: "alone", node: makeNode("n", nil, nicsOn("phy-nics", "shared"), hold(v1alpha1.HeldAddresses{Network: "alone", Count: 1, PodUID: "gone"})), want: full},
+		"two are wanted":                   {asked: "alone,alone", node: nics("shared"), want: unresolvable(`node(s) had too few NICs for network "alone"`)},
+		"another Network's pods are there": {asked: "alone", node: nics("shared"), there: pods(3, "other"), want: success()},
+	} {
+		t.Run(name, func(t *testing.T) {
+			pl := newPlugin(t, test.node, alone, makeNetwork("other", func(n *v1alpha1.Network) { n.Spec.PhysicalNet = "phy-other" }), makeBlock("alone", "n", 0))
+			got := filter(t, pl, makePod("p", test.asked), newNodeInfo("n", test.there...))
 			if diff := cmp.Diff(test.want, got); diff != "" {
 				t.Errorf("status (-want +got):\n%s", diff)
 			}
@@ -178,16 +210,21 @@ func TestHintsOnNICs(t *testing.T) {
 		old, new any
 		want     fwk.QueueingHint
 	}{
-		"a second NIC is mapped":                         {"nodenetworks", "fast", nics("pod"), nics("pod", "up"), fwk.Queue},
-		"a second NIC comes up":                          {"nodenetworks", "fast", nics("pod", "down"), nics("pod", "up"), fwk.Queue},
-		"a NIC goes into a pod":                          {"nodenetworks", "fast", nics("up", "up"), nics("pod", "up"), fwk.QueueSkip},
-		"a NIC comes out of a pod":                       {"nodenetworks", "fast", nics("pod", "up"), nics("up", "up"), fwk.QueueSkip},
-		"a second NIC is left to pods":                   {"nodenetworks", "fast", nics("pod", "shared"), nics("pod", "up"), fwk.Queue},
-		"a NIC goes":                                     {"nodenetworks", "fast", nics("up", "up"), nics("up"), fwk.QueueSkip},
-		"a second NIC is mapped, the pod shares":         {"nodenetworks", "shared", nics("up"), nics("up", "up"), fwk.QueueSkip},
-		"a sandbox of its Network goes":                  {"nodenetworks", "fast", holding("fast", 1), holding("fast", 0), fwk.Queue},
-		"a sandbox of the sibling Network goes":          {"nodenetworks", "fast", holding("slow", 1), holding("slow", 0), fwk.Queue},
-		"a sandbox of another Network goes":              {"nodenetworks", "fast", holding("shared", 1), holding("shared", 0), fwk.QueueSkip},
+		"a second NIC is mapped":                 {"nodenetworks", "fast", nics("pod"), nics("pod", "up"), fwk.Queue},
+		"a second NIC comes up":                  {"nodenetworks", "fast", nics("pod", "down"), nics("pod", "up"), fwk.Queue},
+		"a NIC goes into a pod":                  {"nodenetworks", "fast", nics("up", "up"), nics("pod", "up"), fwk.QueueSkip},
+		"a NIC comes out of a pod":               {"nodenetworks", "fast", nics("pod", "up"), nics("up", "up"), fwk.QueueSkip},
+		"a second NIC is left to pods":           {"nodenetworks", "fast", nics("pod", "shared"), nics("pod", "up"), fwk.Queue},
+		"a NIC goes":                             {"nodenetworks", "fast", nics("up", "up"), nics("up"), fwk.QueueSkip},
+		"a second NIC is mapped, the pod shares": {"nodenetworks", "shared", nics("up"), nics("up", "up"), fwk.QueueSkip},
+		"a sandbox of its Network goes":          {"nodenetworks", "fast", holding("fast", 1), holding("fast", 0), fwk.Queue},
+		"a sandbox of the sibling Network goes":  {"nodenetworks", "fast", holding("slow", 1), holding("slow", 0), fwk.Queue},
+		"a sandbox of another Network goes":      {"nodenetworks", "fast", holding("shared", 1), holding("shared", 0), fwk.QueueSkip},
+		"a block of its Network serves again": {
+			"nodenetworks", "slow", makeNode("n", nil, nicsOn("phy-nics", "pod"), hold(v1alpha1.HeldAddresses{Network: "fast", Count: 5, Quarantined: true})), nics("pod"), fwk.QueueSkip,
+		},
+		"the only pod in mode passthru goes":             {"AssignedPod", "alone", bound("alone"), nil, fwk.Queue},
+		"the last sandbox in mode passthru goes":         {"nodenetworks", "alone", holding("alone", 1), holding("alone", 0), fwk.Queue},
 		"a pod of its Network goes":                      {"AssignedPod", "fast", bound("fast"), nil, fwk.Queue},
 		"a pod of the sibling Network goes":              {"AssignedPod", "fast", bound("slow"), nil, fwk.Queue},
 		"a pod that shares the NIC goes":                 {"AssignedPod", "fast", bound("shared"), nil, fwk.QueueSkip},
@@ -198,7 +235,10 @@ func TestHintsOnNICs(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			logger, _ := ktesting.NewTestContext(t)
 			pl := newPlugin(t, nics("pod"), makeNode("down", nil, nicsOn("phy-nics", "down")), nicNetwork("fast", "phy-nics"), nicNetwork("slow", "phy-nics"),
-				nicNetwork("other", "phy-other"), makeNetwork("shared", func(n *v1alpha1.Network) { n.Spec.PhysicalNet = "phy-nics" }))
+				nicNetwork("other", "phy-other"), makeNetwork("shared", func(n *v1alpha1.Network) { n.Spec.PhysicalNet = "phy-nics" }),
+				makeNetwork("alone", func(n *v1alpha1.Network) {
+					n.Spec.PhysicalNet, n.Spec.PluginConfig = "phy-nics", &apiextensionsv1.JSON{Raw: []byte(`{"mode":"passthru"}`)}
+				}))
 			got, err := hintFor(t, pl, test.event)(logger, makePod("p", test.pod), test.old, test.new)
 			if got != test.want || err != nil {
 				t.Errorf("hint %v (%v), want %v", got, err, test.want)

@@ -149,11 +149,12 @@ func (n *node) holds(network string) int {
 	return sum
 }
 
-// interfacesHeld counts those with fixed addresses, too.
+// interfacesHeld counts those with fixed addresses, too, and not the addresses
+// that no interface has.
 func (n *node) interfacesHeld(network string) int {
 	var sum int
 	for i := range n.held {
-		if n.held[i].Network == network {
+		if n.held[i].Network == network && !n.held[i].Quarantined {
 			sum += int(n.held[i].Count)
 		}
 	}

@@ -110,7 +110,10 @@ func (pl *NetworkFit) create(ctx context.Context, block *v1alpha1.IPBlock) (mine
 	if err != nil {
 		return false, fmt.Errorf("reading IPBlock %q, which exists: %w", block.Name, err)
 	}
-	return there.Spec == block.Spec && there.DeletionTimestamp == nil, nil
+	// Of a Network of plugin vxlan the agent has added the node's tunnel address.
+	was := there.Spec
+	was.VTEP = block.Spec.VTEP
+	return was == block.Spec && there.DeletionTimestamp == nil, nil
 }
 
 // answered tells that the API server has refused: the same again would be refused again.

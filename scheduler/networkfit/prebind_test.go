@@ -119,6 +119,11 @@ func TestPreBindOfAPodGetsItsBlock(t *testing.T) {
 			block:   candidates[0], creates: 1,
 		},
 		{
+			name:    "though the node's agent has written its tunnel address into it",
+			arrange: func(w *tight) { w.claimedBy("a", candidates[0]).Spec.VTEP = "192.168.0.2" },
+			block:   candidates[0], creates: 1,
+		},
+		{
 			name: "though the block of that name is for a Node that was deleted",
 			arrange: func(w *tight) {
 				w.claimedBy("a", candidates[0]).Spec.NodeUID = "an earlier one"

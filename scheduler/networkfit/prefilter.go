@@ -25,7 +25,7 @@ type want struct {
 	*network
 	demand    int
 	unclaimed *unclaimed // of a Tight network; nil otherwise
-	nics      *nicWant   // of a network that takes NICs; nil otherwise
+	nics      *nicWant   // of a network whose interfaces take NICs; nil otherwise
 	anchor    bool       // the pod's eth0 is on it with a fixed address, see fit
 }
 
@@ -73,7 +73,7 @@ func (pl *NetworkFit) resolve(pod *v1.Pod, asked *parsed) (wants, string) {
 			return nil, fmt.Sprintf("network %q does not exist: create it, or correct annotation %s", request.Name, v1alpha1.AnnotationNetworks)
 		}
 		refusal := net.refuses(pod.Namespace, namespace)
-		if refusal == "" && net.sharesMAC {
+		if refusal == "" && (net.sharesMAC || request.Tuned()) {
 			refusal = pluginconfig.Refuses(&net.Spec, request)
 		}
 		if refusal != "" {

@@ -30,6 +30,9 @@ func TestPreFilterAnswersOnceForAllNodes(t *testing.T) {
 		"a pod without networks is passed over": {
 			pod: makePod("p", ""), want: skip(),
 		},
+		"one that has given its networks up, too": {
+			pod: makePod("p", " \n"), want: skip(),
+		},
 		"a bound pod that waits for a resize is passed over": {
 			pod: resizing, want: skip(),
 		},
@@ -48,8 +51,8 @@ func TestPreFilterAnswersOnceForAllNodes(t *testing.T) {
 			pod:  makePod("p", "data@eth1,management@eth1"),
 			want: unresolvable(`annotation netplane.io/networks: item 2 (network "management"): ifname "eth1" is already used by item 1`),
 		},
-		"an empty annotation": {
-			pod:  func() *v1.Pod { p := makePod("p", "x"); p.Annotations[v1alpha1.AnnotationNetworks] = ""; return p }(),
+		"an empty list": {
+			pod:  makePod("p", "[]"),
 			want: unresolvable(`annotation netplane.io/networks: the list is empty: name at least one network, such as management@eth0`),
 		},
 		"a fixed address of a network without a static range": {

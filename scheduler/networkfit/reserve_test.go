@@ -19,7 +19,8 @@ import (
 
 // What goes free of a Tight network is any node's to have.
 func TestHintsOfATightNetwork(t *testing.T) {
-	plenty, tight := makeNetwork("data"), makeNetwork("data", aTightNetwork)
+	tight := makeNetwork("data", aTightNetwork)
+	plenty := makeNetwork("data", aTightNetwork, func(n *v1alpha1.Network) { n.Status.Conditions = nil }, setReady(metav1.ConditionTrue, v1alpha1.ReasonReady, ""))
 	elsewhere := makePod("other", "data")
 	elsewhere.Spec.NodeName = "bare"
 	block := makeBlock("data", "bare", 0)

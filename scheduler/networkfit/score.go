@@ -38,7 +38,7 @@ func (pl *NetworkFit) Score(_ context.Context, state fwk.CycleState, pod *v1.Pod
 		weight := float64(pl.args.ScoringStrategy.Weight(w.Name))
 		if w.nics != nil {
 			used := w.nics.usedBy(load, pod, host.Name)
-			worst = max(worst, weight*seen.node.backing(w.Spec.PhysicalNet).nics.Utilisation(used, w.nics.demand))
+			worst = max(worst, weight*w.nicsOf(seen.node).Utilisation(used, w.nics.demand))
 			heaviest = max(heaviest, weight)
 		}
 		if w.plan == nil {

@@ -82,10 +82,9 @@ type view struct {
 
 // offer is what a node offers of one network, whoever is on the node.
 type offer struct {
-	network    types.UID
-	generation int64
-	lack       lack
-	supply     capacity.Supply
+	edition edition
+	lack    lack
+	supply  capacity.Supply
 }
 
 // counted is the load of a node at one generation of its NodeInfo. The
@@ -122,17 +121,17 @@ func (v *view) offer(net *network) *offer {
 		others = *known
 	}
 	for i := range others {
-		if others[i].generation == net.Generation && others[i].network == net.UID {
+		if others[i].edition == net.edition {
 			return &others[i]
 		}
 	}
 	found := make([]offer, 1, len(others)+1)
-	found[0] = offer{network: net.UID, generation: net.Generation, lack: v.node.lacks(net)}
+	found[0] = offer{edition: net.edition, lack: v.node.lacks(net)}
 	if net.plan != nil {
 		found[0].supply = supplyOf(net, v.uid, v.blocks)
 	}
 	for i := range others {
-		if others[i].network != net.UID {
+		if others[i].edition.uid != net.UID {
 			found = append(found, others[i])
 		}
 	}

@@ -153,3 +153,19 @@ func TestAChangeIsSeenAtOnce(t *testing.T) {
 	close(stop)
 	readers.Wait()
 }
+
+// After etcd was restored from a backup a generation comes again, with another spec.
+func TestAnotherSpecOfTheSameGenerationCounts(t *testing.T) {
+	pl := newPlugin(t, makeNetwork("data"), makeNode("n", up("data")), makeBlock("data", "n", 0))
+	pod, info := makePod("p", "data"), newNodeInfo("n")
+	if got := filter(t, pl, pod, info); got != success() {
+		t.Fatal(got)
+	}
+	moved := makeNetwork("data", func(n *v1alpha1.Network) { n.Spec.PhysicalNet = "elsewhere" })
+	if err := pl.sources.networks.Update(moved); err != nil {
+		t.Fatal(err)
+	}
+	if got := filter(t, pl, pod, info); got == success() {
+		t.Error("the pod is placed by the NICs of the physical network that the Network had before")
+	}
+}
