@@ -66,34 +66,71 @@ func (c *Claimer) verify(ctx context.Context, v *view, st *claims) error {
 	return nil
 }
 
-// suspend closes blocks, while a pause lasts, that were not the node's before
-// it: an earlier state of the API server may name this node where another has
-// had the block since.
+// hesitation is how long nothing that is new to the node is given out, and why:
+// an earlier state of the API server may name this node where others have had
+// addresses since.
+func (c *Claimer) hesitation(now time.Time) (rest time.Duration, hint string) {
+	if rest = c.history.rest(now); rest > 0 {
+		return rest, hintRollback
+	}
+	if !c.isCompared() {
+		return lookBackEvery, hintComparing
+	}
+	return 0, ""
+}
+
+// fixedWait is why a fixed address is not given out now, or empty: the IPClaim
+// may be of an earlier state of the API server, and the address in use on
+// another node by a pod that the state does not have.
+func (c *Claimer) fixedWait() string {
+	switch rest, hint := c.hesitation(c.clock.Now()); {
+	case rest <= 0:
+		return ""
+	case hint == hintRollback:
+		return hintFixedRollback
+	default:
+		return hint
+	}
+}
+
+// suspend closes blocks that were not the node's before a pause, while it lasts.
+// Until the caches are compared that is all but those in which leases live.
 func (c *Claimer) suspend(v *view, st *claims) {
 	now := c.clock.Now()
 	if epoch, _ := c.history.signs(); st.rewound.epoch != epoch {
 		st.rewound.epoch, st.rewound.trusted = epoch, c.trusted(v.name, now)
 	}
 	v.suspended, v.reopens = map[netip.Prefix]bool{}, 0
-	rest := c.history.rest(now)
+	rest, _ := c.hesitation(now)
+	trusted := st.rewound.trusted
+	if !c.isCompared() {
+		trusted = c.leased(v.name)
+	}
 	for prefix := range v.blocks {
-		if rest > 0 && !st.rewound.trusted[prefix] {
+		if rest > 0 && !trusted[prefix] {
 			v.suspended[prefix], v.reopens = true, rest
 		}
 	}
 }
 
+// leased are the blocks in which leases live.
+func (c *Claimer) leased(network string) map[netip.Prefix]bool {
+	out := map[netip.Prefix]bool{}
+	usage := c.manager.Usage(network)
+	for i := range usage.Leases {
+		out[usage.Leases[i].Block] = true
+	}
+	return out
+}
+
 // trusted are the blocks that were the node's for certain.
 func (c *Claimer) trusted(network string, now time.Time) map[netip.Prefix]bool {
-	out := map[netip.Prefix]bool{}
+	out := c.leased(network)
 	usage := c.manager.Usage(network)
 	for i := range usage.Blocks {
 		if b := &usage.Blocks[i]; b.Leased > 0 || now.Sub(b.IdleSince) >= trustAfter {
 			out[b.Prefix] = true
 		}
-	}
-	for i := range usage.Leases {
-		out[usage.Leases[i].Block] = true
 	}
 	return out
 }

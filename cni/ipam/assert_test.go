@@ -174,7 +174,7 @@ func TestBlocksThatComeWithARollbackStayClosedForAWhile(t *testing.T) {
 
 func TestAClaimThatTellsOfARollbackStaysClosed(t *testing.T) {
 	f := newClaimFixture(t, world()...)
-	f.claimer.history.see(streamBlocks, "1000000")
+	f.claimer.history.see(blockCache, "1000000")
 	f.run()
 	expectEqual(t, "blocks", 1, len(f.blocksInAPI()))
 	if got, err := f.reserve(ask("a", "data")); err == nil {
@@ -183,6 +183,37 @@ func TestAClaimThatTellsOfARollbackStaysClosed(t *testing.T) {
 	f.clock.Step(DefaultRollbackPause)
 	f.run()
 	f.mustReserve(ask("a", "data"))
+}
+
+// The other node opens the block as soon as nobody contests it.
+func TestARestartedAgentReportsAConflictUntilItKnowsBetter(t *testing.T) {
+	f := newClaimFixture(t, world(ipBlock(ours, thisNode, thisNodeUID))...)
+	f.run()
+	f.mustReserve(ask("a", "data"))
+	f.forceGone(ours)
+	f.create(ipBlock(ours, "worker2", "uid-worker2"))
+	f.run()
+	published := f.Conflicts()
+	expectEqual(t, "conflicts", 1, len(published))
+
+	f.restart()
+	f.Recall(published)
+	expectEqual(t, "conflicts before the first look", published, f.Conflicts())
+	f.run()
+	expectEqual(t, "conflicts after it", published, f.Conflicts())
+
+	f.restart()
+	f.Recall(published)
+	f.forceGone(ours)
+	f.run() // asserts the block
+	expectEqual(t, "conflicts when the other node has let go", []v1alpha1.BlockConflict(nil), f.Conflicts())
+	f.Recall(published)
+	expectEqual(t, "conflicts that are known better", []v1alpha1.BlockConflict(nil), f.Conflicts())
+
+	f.mustRelease("sandbox-a")
+	f.restart()
+	f.Recall(published)
+	expectEqual(t, "conflicts without addresses in use", []v1alpha1.BlockConflict(nil), f.Conflicts())
 }
 
 func TestABlockOfAnotherNodeWithOurAddressesIsAConflict(t *testing.T) {

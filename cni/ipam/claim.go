@@ -55,7 +55,10 @@ const (
 	hintGone      = "the Network does not exist, or is being deleted"
 	hintNotReady  = "the Network is not Ready: see its conditions"
 	hintRollback  = "the API server's state went back to an earlier one (a restored backup?), so that new blocks wait until every node has asserted its own"
-	hintNotBacked = "no NIC of this node that is up backs the network's physical network, or the node refuses the network: see the node's NodeNetwork"
+	hintComparing = "the agent has just started and compares what it has read with the API server, so that new addresses wait"
+	// of a fixed address
+	hintFixedRollback = "the API server's state went back to an earlier one (a restored backup?), so that fixed addresses wait until every node has told which are in use"
+	hintNotBacked     = "no NIC of this node that is up backs the network's physical network, or the node refuses the network: see the node's NodeNetwork"
 )
 
 // claims is what the Claimer remembers of one Network. All but expected is
@@ -70,6 +73,8 @@ type claims struct {
 	pause    pause
 	first    time.Time                  // when it is this node's turn for its first block
 	short    time.Time                  // since when pods that are bound here lack addresses
+	lacking  time.Time                  // since when one more block has been needed
+	poked    time.Time                  // since when a pod has waited that no reconciliation has seen; Claimer.mu guards it
 	lost     map[netip.Prefix]lostBlock // leases live in blocks that other nodes have
 	told     map[string]string          // the conflicts that were told of: block's name -> other node
 	rewound  rewound
@@ -167,6 +172,7 @@ func (c *Claimer) Reconcile(ctx context.Context, req reconcile.Request) (reconci
 		return reconcile.Result{RequeueAfter: time.Second}, nil
 	}
 	c.askCaches()
+	c.awaitComparison(ctx)
 	st := c.claimsOf(req.Name)
 	v, err := c.look(ctx, req.Name, st)
 	if err != nil {
@@ -215,19 +221,25 @@ func sooner(a, b time.Duration) time.Duration {
 
 // claimAll claims until nothing more is needed, or to be had.
 func (c *Claimer) claimAll(ctx context.Context, v *view, st *claims) (decision, error) {
-	began := c.clock.Now()
+	began := c.takePoke(st)
 	for {
 		usage := c.manager.Usage(v.name)
 		now := c.clock.Now()
 		s := v.situation(&usage, c.graces, now)
 		st.short = s.noteShortage(st.short)
 		d := decide(s)
+		switch {
+		case !d.lacks:
+			st.lacking = time.Time{}
+		case st.lacking.IsZero():
+			st.lacking = began
+		}
 		if !d.claim {
 			c.manager.Hint(v.name, v.awaited())
 			return d, nil
 		}
-		if rest := c.history.rest(now); rest > 0 {
-			c.manager.Hint(v.name, hintRollback)
+		if rest, hint := c.hesitation(now); rest > 0 {
+			c.manager.Hint(v.name, hint)
 			d.wait(rest)
 			return d, nil
 		}
@@ -251,7 +263,8 @@ func (c *Claimer) claimAll(ctx context.Context, v *view, st *claims) (decision, 
 			continue
 		}
 		st.pause = pause{}
-		c.metrics.took(v.name, c.clock.Since(began))
+		c.metrics.took(v.name, c.clock.Since(st.lacking))
+		st.lacking, began = time.Time{}, c.clock.Now()
 		log.FromContext(ctx).Info("Claimed a block", "network", v.name, "block", block.Spec.CIDR)
 		if err := v.add(block); err != nil {
 			return d, err
@@ -259,6 +272,19 @@ func (c *Claimer) claimAll(ctx context.Context, v *view, st *claims) (decision, 
 		c.suspend(v, st) // the reply may have told of a rollback
 		v.tell(c.manager)
 	}
+}
+
+// takePoke is when what this reconciliation looks at may have come up: when a pod
+// began to wait, or now.
+func (c *Claimer) takePoke(st *claims) time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	at := st.poked
+	st.poked = time.Time{}
+	if at.IsZero() {
+		at = c.clock.Now()
+	}
+	return at
 }
 
 // turn is how long the node leaves the first block of a Network, which no pod

@@ -97,6 +97,8 @@ type ClaimerDeps struct {
 	Metrics *Metrics
 	// Events may be nil.
 	Events EventRecorder
+	// Logger is for what no reconciliation is the cause of; klog's if it is zero.
+	Logger klog.Logger
 	// Clock is the real one if nil.
 	Clock clock.PassiveClock
 }
@@ -123,14 +125,17 @@ type Claimer struct {
 
 	probeEvery time.Duration
 	caches     []cacheVersion
+	compared   chan struct{} // closed when all caches were compared with the API server
+	comparing  time.Duration // how long a reconciliation waits for that
 
 	queue   atomic.Pointer[workqueue.TypedRateLimitingInterface[reconcile.Request]]
 	demands demands
 
-	mu       sync.Mutex
-	nodeUID  types.UID
-	networks map[string]*claims
-	finished map[types.UID]bool // blocks that were let go and are still in the cache
+	mu        sync.Mutex
+	nodeUID   types.UID
+	networks  map[string]*claims
+	finished  map[types.UID]bool // blocks that were let go and are still in the cache
+	lastAsked string             // the own block that was compared with the API server last
 }
 
 // NewClaimer makes a Claimer; call it before Manager.Replay.
@@ -154,6 +159,8 @@ func NewClaimer(cfg ClaimerConfig, deps ClaimerDeps) *Claimer {
 		finished: map[types.UID]bool{},
 
 		probeEvery: orDefault(cfg.ProbeEvery, DefaultProbeEvery),
+		compared:   make(chan struct{}),
+		comparing:  lookBackEvery,
 	}
 	if c.metrics == nil {
 		c.metrics = newMetrics()
@@ -161,12 +168,16 @@ func NewClaimer(cfg ClaimerConfig, deps ClaimerDeps) *Claimer {
 	if c.clock == nil {
 		c.clock = clock.RealClock{}
 	}
+	if deps.Logger.IsZero() {
+		deps.Logger = klog.Background().WithName("ipam")
+	}
 	c.history = &history{
 		clock: c.clock, pause: orDefault(cfg.RollbackPause, DefaultRollbackPause), path: cfg.VersionFile,
-		logger: klog.Background().WithName("ipam"), metrics: c.metrics, alarm: c.pokeAll, seen: map[string]string{},
+		logger: deps.Logger, metrics: c.metrics, alarm: c.pokeAll, seen: map[stream]string{},
 	}
 	c.history.remember()
 	c.manager.Subscribe(c.poke)
+	c.manager.setHesitation(c.fixedWait)
 	return c
 }
 
@@ -209,12 +220,24 @@ func (c *Claimer) takeQueue(_ context.Context, queue workqueue.TypedRateLimiting
 // poke, and its start looks at every Network anyway.
 func (c *Claimer) poke(network string, waiting bool) {
 	queue := c.queue.Load()
+	if waiting {
+		c.notePoke(network)
+	}
 	switch {
 	case queue == nil:
 	case waiting:
 		(*queue).Add(requestFor(network))
 	default:
 		(*queue).AddAfter(requestFor(network), settle)
+	}
+}
+
+// notePoke keeps since when the first pod of a Network waits for the queue.
+func (c *Claimer) notePoke(network string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if st := c.networks[network]; st != nil && st.poked.IsZero() {
+		st.poked = c.clock.Now()
 	}
 }
 

@@ -35,6 +35,7 @@ const (
 type claimFixture struct {
 	*fixture
 	claimer *Claimer
+	deps    ClaimerDeps
 	api     client.WithWatch
 	metrics *prometheus.Registry
 	calls   []string                // writes and uncached reads
@@ -70,10 +71,17 @@ func newClaimFixture(t *testing.T, objects ...client.Object) *claimFixture {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.claimer = NewClaimer(ClaimerConfig{NodeName: thisNode}, ClaimerDeps{
-		Client: writes, Live: liveReader{f}, Manager: f.Manager, Metrics: metrics, Events: f, Clock: f.clock,
-	})
+	f.deps = ClaimerDeps{Client: writes, Live: liveReader{f}, Manager: f.Manager, Metrics: metrics, Events: f, Clock: f.clock}
+	f.claimer = NewClaimer(ClaimerConfig{NodeName: thisNode}, f.deps)
 	return f
+}
+
+// restart ends Manager and Claimer as a SIGKILL does, and starts others.
+func (f *claimFixture) restart() {
+	f.t.Helper()
+	f.crash(func(Lease) bool { return true })
+	f.deps.Manager = f.Manager
+	f.claimer = NewClaimer(ClaimerConfig{NodeName: thisNode}, f.deps)
 }
 
 // Eventf implements EventRecorder.

@@ -31,12 +31,37 @@ func (m *Manager) setConflicts(network string, with map[netip.Prefix]string) {
 	m.mu.Lock()
 	p := m.pools[network]
 	changed := p != nil && !maps.Equal(p.conflicts, with)
-	if changed {
-		p.conflicts = with
+	if p != nil {
+		p.conflicts, p.assessed = with, true
 	}
 	m.mu.Unlock()
 	if changed {
 		m.notify(network, false)
+	}
+}
+
+// Recall takes over the conflicts that the former agent of this node published,
+// until the Claimer has looked at each Network itself: a report that went with
+// the agent would have the other node open the block. Call it after Replay and
+// before Conflicts is published.
+func (m *Manager) Recall(published []v1alpha1.BlockConflict) {
+	others := make(map[string]string, len(published))
+	for i := range published {
+		others[published[i].Block] = published[i].OtherNode
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, p := range m.pools {
+		for _, lease := range p.leases {
+			other := others[addressing.BlockName(p.network, lease.Block)]
+			if other == "" || p.assessed {
+				continue
+			}
+			if p.conflicts == nil {
+				p.conflicts = map[netip.Prefix]string{}
+			}
+			p.conflicts[lease.Block] = other
+		}
 	}
 }
 

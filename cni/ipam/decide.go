@@ -59,6 +59,7 @@ type situation struct {
 // decision is what to do now, and when to look again; 0 means at the next event.
 type decision struct {
 	claim    bool           // one more block
+	lacks    bool           // one more block is needed, if not at once
 	giveBack []netip.Prefix // to delete
 	finish   []netip.Prefix // to take the finalizer off
 	again    time.Duration
@@ -77,6 +78,7 @@ func decide(s *situation) decision {
 	if s.claimable && s.lacks(held, free) {
 		// The scheduler creates a block before it binds the pod that needs it, but
 		// the pod may come through its watch first.
+		d.lacks = true
 		d.claim = !s.tight || !d.wait(adoptWait-s.now.Sub(s.short))
 		return d
 	}

@@ -58,7 +58,7 @@ func TestDecideToClaim(t *testing.T) {
 		{
 			name: "one block stays warm",
 			s:    situation{claimable: true, backed: true},
-			want: decision{claim: true},
+			want: decision{claim: true, lacks: true},
 		},
 		{
 			name: "a warm block is enough without pods",
@@ -71,12 +71,12 @@ func TestDecideToClaim(t *testing.T) {
 		{
 			name: "free addresses under the watermark claim",
 			s:    situation{claimable: true, backed: true, needed: 6, blocks: []heldBlock{open(1, 6, 0)}},
-			want: decision{claim: true},
+			want: decision{claim: true, lacks: true},
 		},
 		{
 			name: "pods that are bound but not attached claim",
 			s:    situation{claimable: true, backed: true, needed: 12, blocks: []heldBlock{open(1, 0, 0)}},
-			want: decision{claim: true},
+			want: decision{claim: true, lacks: true},
 		},
 		{
 			name: "nothing is claimed of a Network that may not be",
@@ -85,7 +85,7 @@ func TestDecideToClaim(t *testing.T) {
 		{
 			name: "a closed block does not count",
 			s:    situation{claimable: true, backed: true, blocks: []heldBlock{deleted(1, 3, time.Hour)}},
-			want: decision{claim: true},
+			want: decision{claim: true, lacks: true},
 		},
 	})
 }
@@ -151,12 +151,12 @@ func TestDecideOfATightNetwork(t *testing.T) {
 		{
 			name: "a pod that was bound waits a moment for the block that the scheduler made for it",
 			s:    situation{claimable: true, backed: true, tight: true, scarce: true, needed: 1, short: ago(300 * time.Millisecond)},
-			want: decision{again: 700 * time.Millisecond},
+			want: decision{lacks: true, again: 700 * time.Millisecond},
 		},
 		{
 			name: "a pod that was bound by somebody else gets a block",
 			s:    situation{claimable: true, backed: true, tight: true, scarce: true, needed: 1, short: ago(time.Second)},
-			want: decision{claim: true},
+			want: decision{claim: true, lacks: true},
 		},
 		{
 			name: "blocks that no pod needs are given back, the last one too",
@@ -173,7 +173,7 @@ func TestDecideOfATightNetwork(t *testing.T) {
 			s: situation{claimable: true, backed: true, tight: true, scarce: true, needed: 1, short: ago(time.Minute), blocks: []heldBlock{
 				deleted(1, 0, time.Minute),
 			}},
-			want: decision{claim: true},
+			want: decision{claim: true, lacks: true},
 		},
 		{
 			name: "a block that a bound pod needs stays",

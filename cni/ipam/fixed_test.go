@@ -109,10 +109,32 @@ func TestHeldTellsFixedAddressesFromOthers(t *testing.T) {
 	f.mustReserve(fixedAsk("db-1", "data", "10.20.0.61"))
 	f.hold("data", dataUID, "-10.20.0.0/29") // fixed addresses count whatever happens to blocks
 	held := f.Held(func(uid types.UID) bool { return uid == "uid-db-1" })
-	expectEqual(t, "held", []v1alpha1.HeldAddresses{{Network: "data", Count: 1, PodUID: "uid-db-0", Fixed: true}}, held)
+	expectEqual(t, "held", []v1alpha1.HeldAddresses{{Network: "data", Count: 1, PodUID: "uid-db-0", Fixed: true, Address: "10.20.0.60"}}, held)
 	f.hold("data", dataUID, "10.20.0.0/29")
 	held = f.Held(func(uid types.UID) bool { return uid == "uid-db-1" })
-	expectEqual(t, "held", []v1alpha1.HeldAddresses{{Network: "data", Count: 1, PodUID: "uid-db-0"}, {Network: "data", Count: 1, PodUID: "uid-db-0", Fixed: true}}, held)
+	expectEqual(t, "held", []v1alpha1.HeldAddresses{{Network: "data", Count: 1, PodUID: "uid-db-0"}, {Network: "data", Count: 1, PodUID: "uid-db-0", Fixed: true, Address: "10.20.0.60"}}, held)
 	usage := f.Usage("data")
 	expectEqual(t, "by state", map[string]int{"used": 1, "free": 5, "closing": 0, "fixed": 2}, usage.count())
+}
+
+// The IPClaim of a restored API server may be of before another node had the
+// address.
+func TestNoNewFixedAddressWhileTheAPIServersStateIsInDoubt(t *testing.T) {
+	f := newClaimFixture(t, world()...)
+	f.run()
+	f.mustReserve(fixedAsk("db-0", "data", "10.20.0.60"))
+	f.rewind()
+	expectEqual(t, "an address that the interface has", []string{"10.20.0.60"}, f.mustReserve(fixedAsk("db-0", "data", "10.20.0.60")))
+	if _, err := f.reserve(fixedAsk("db-1", "data", "10.20.0.61")); err == nil || !strings.Contains(err.Error(), hintFixedRollback) {
+		t.Errorf("in the pause: %v, want the hint %q", err, hintFixedRollback)
+	}
+	f.clock.Step(DefaultRollbackPause)
+	expectEqual(t, "after the pause", []string{"10.20.0.61"}, f.mustReserve(fixedAsk("db-1", "data", "10.20.0.61")))
+
+	f.claimer.caches = []cacheVersion{cacheAt(blocksKind, "105")}
+	if _, err := f.reserve(fixedAsk("db-2", "data", "10.20.0.62")); err == nil || !strings.Contains(err.Error(), hintComparing) {
+		t.Errorf("before the comparison: %v, want the hint %q", err, hintComparing)
+	}
+	close(f.claimer.compared)
+	f.mustReserve(fixedAsk("db-2", "data", "10.20.0.62"))
 }

@@ -11,14 +11,11 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	toolscache "k8s.io/client-go/tools/cache"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
-	"sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 
 	"github.com/netplane/netplane/api/v1alpha1"
@@ -47,7 +44,7 @@ func (c *Claimer) followHistory(mgr ctrl.Manager) error {
 		group schema.GroupVersion
 		obj   client.Object
 	}{
-		{streamBlocks, v1alpha1.SchemeGroupVersion, &v1alpha1.IPBlock{}}, {"Network", v1alpha1.SchemeGroupVersion, &v1alpha1.Network{}},
+		{blocksKind, v1alpha1.SchemeGroupVersion, &v1alpha1.IPBlock{}}, {"Network", v1alpha1.SchemeGroupVersion, &v1alpha1.Network{}},
 		{"NodeNetwork", v1alpha1.SchemeGroupVersion, &v1alpha1.NodeNetwork{}},
 		{"Node", corev1.SchemeGroupVersion, &corev1.Node{}}, {"Pod", corev1.SchemeGroupVersion, &corev1.Pod{}},
 	}
@@ -101,12 +98,15 @@ func (c *Claimer) vanished(block *v1alpha1.IPBlock) bool {
 		delete(c.finished, block.UID)
 		return false
 	}
-	return block.Spec.NodeName == c.node && block.Spec.NodeUID == c.nodeUID && controllerutil.ContainsFinalizer(block, v1alpha1.FinalizerIPBlock)
+	return c.holds(block)
 }
 
-// lookBack asks the caches every while until ctx ends, and less often the API
-// server itself.
+// lookBack compares all caches with the API server, asks them every while until
+// ctx ends, and less often the API server itself.
 func (c *Claimer) lookBack(ctx context.Context) error {
+	if err := c.compareAll(ctx); err != nil {
+		return err
+	}
 	ticker := time.NewTicker(lookBackEvery)
 	defer ticker.Stop()
 	probe := time.NewTicker(c.probeEvery + rand.N(c.probeEvery/10))
@@ -121,36 +121,33 @@ func (c *Claimer) lookBack(ctx context.Context) error {
 			if len(c.caches) == 0 {
 				continue
 			}
-			if err := c.askServer(ctx, c.caches[turn%len(c.caches)]); err != nil {
+			if _, err := c.askServer(ctx, c.nextCache(turn)); err != nil {
 				return err
 			}
+			c.history.saveNow()
 			turn++
 		}
 	}
 }
 
-// askServer compares one kind's cache with the API server. It selects by a name,
-// so that the list costs next to nothing. No answer is no news.
-func (c *Claimer) askServer(ctx context.Context, cached cacheVersion) error {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	read := cached.version()
-	var list metav1.PartialObjectMetadataList
-	list.SetGroupVersionKind(cached.list)
-	if err := c.live.List(ctx, &list, client.MatchingFields{metav1.ObjectNameField: c.node}); err != nil {
-		log.FromContext(ctx).V(4).Info("The API server did not say how far it is", "kind", cached.kind, "err", err)
-		return nil
+// nextCache is the cache to compare next: every other time the one that has come
+// furthest, as it is the one to be ahead of an API server that was set back.
+func (c *Claimer) nextCache(turn int) cacheVersion {
+	if turn%2 == 1 {
+		return c.caches[turn/2%len(c.caches)]
 	}
-	if !older(list.ResourceVersion, read) {
-		return nil
+	furthest := c.caches[0]
+	for _, cached := range c.caches[1:] {
+		if older(furthest.version(), cached.version()) {
+			furthest = cached
+		}
 	}
-	c.history.wentBack("the API server is behind a cache", "kind", cached.kind, "read", read, "server", list.ResourceVersion)
-	return ErrRewound
+	return furthest
 }
 
 func (c *Claimer) askCaches() {
 	for _, kind := range c.caches {
-		c.history.see(kind.kind, kind.version())
+		c.history.see(stream{kind.kind, fromCache}, kind.version())
 	}
 	c.history.save()
 }

@@ -8,7 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
+	"path/filepath"
 	"strconv"
 	"sync"
 	"time"
@@ -41,7 +43,7 @@ type history struct {
 	alarm   func() // called after a rollback was noticed
 
 	mu    sync.Mutex
-	seen  map[string]string // the newest version by stream
+	seen  map[stream]string // the newest version of each
 	epoch int               // grows with each pause
 	count int               // grows with each sign of a rollback
 	until time.Time         // end of the pause
@@ -49,14 +51,30 @@ type history struct {
 	next  time.Time // when to save again
 }
 
-// memory is what of a history outlives the agent.
-type memory struct {
-	Version     string    `json:"resourceVersion,omitempty"`
-	PausedUntil time.Time `json:"pausedUntil,omitzero"`
+// stream is where versions of one kind come from. They only grow in each; one
+// may be behind another.
+type stream struct {
+	kind string
+	from origin
 }
 
-// streamBlocks is the stream whose version outlives the agent.
-const streamBlocks = "IPBlock"
+// origin is a way on which versions come.
+type origin int
+
+const (
+	fromCache  origin = iota // how far the agent's own cache has come
+	fromServer               // what the API server answered when it was asked
+	fromWrites               // the versions that own writes got; their replies may come in any order
+)
+
+// memory is what of a history outlives the agent.
+type memory struct {
+	Versions    map[string]string `json:"resourceVersions,omitempty"` // the newest of each kind
+	PausedUntil time.Time         `json:"pausedUntil,omitzero"`
+}
+
+// blocksKind is the kind that the agent itself writes with optimism.
+const blocksKind = "IPBlock"
 
 // remember reads what the former agent of this node knew. Whatever cannot be
 // read is unknown.
@@ -74,8 +92,9 @@ func (h *history) remember() {
 		}
 		return
 	}
-	if h.saved.Version != "" {
-		h.seen[streamBlocks] = h.saved.Version
+	for kind, version := range h.saved.Versions {
+		h.seen[stream{kind, fromCache}] = version
+		h.seen[stream{kind, fromServer}] = version
 	}
 	if now := h.clock.Now(); h.saved.PausedUntil.After(now) {
 		h.until, h.epoch = now.Add(min(h.pause, h.saved.PausedUntil.Sub(now))), 1
@@ -84,20 +103,24 @@ func (h *history) remember() {
 }
 
 // see notes how far a stream of versions has come.
-func (h *history) see(stream, version string) {
+func (h *history) see(s stream, version string) {
 	h.mu.Lock()
-	before := h.seen[stream]
+	before := h.seen[s]
 	if version == "" || version == "0" || version == before {
 		h.mu.Unlock()
 		return
 	}
-	h.seen[stream] = version
+	h.seen[s] = version
+	back := older(version, before)
+	if back {
+		h.forget(s.kind, version)
+	}
 	h.mu.Unlock()
 	switch {
-	case older(version, before):
-		h.wentBack("versions went back", "kind", stream, "from", before, "to", version)
+	case back:
+		h.wentBack("versions went back", "kind", s.kind, "from", before, "to", version)
 	case jumped(before, version):
-		h.wentBack("versions jumped ahead", "kind", stream, "from", before, "to", version)
+		h.wentBack("versions jumped ahead", "kind", s.kind, "from", before, "to", version)
 	}
 }
 
@@ -105,27 +128,37 @@ func (h *history) see(stream, version string) {
 func (h *history) floor() string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	read, written := h.seen[streamBlocks], h.seen[streamWrites]
-	if read == "" || older(read, written) {
-		return written
+	newest := ""
+	for _, from := range []origin{fromCache, fromServer, fromWrites} {
+		newest = newer(newest, h.seen[stream{blocksKind, from}])
 	}
-	return read
+	return newest
 }
 
-// streamWrites are the versions of the node's own writes of IPBlocks. Their
-// replies may come in any order, so they are compared with floor only.
-const streamWrites = "written IPBlock"
-
-// wrote notes the version that a write got; floor is from before it.
+// wrote notes the version that a write of an IPBlock got; floor is from before it.
 func (h *history) wrote(version, floor string) {
 	back := older(version, floor)
 	h.mu.Lock()
-	if last := h.seen[streamWrites]; back || last == "" || older(last, version) {
-		h.seen[streamWrites] = version
+	written := stream{blocksKind, fromWrites}
+	if last := h.seen[written]; back || last == "" || older(last, version) {
+		h.seen[written] = version
+	}
+	if back {
+		h.forget(blocksKind, version)
 	}
 	h.mu.Unlock()
 	if back {
 		h.wentBack("a write got a version that is not new", "version", version, "seen", floor)
+	}
+}
+
+// forget drops what a rollback to a version has undone: that it was noticed on
+// one way is enough, for the next agent too. The caller has the lock.
+func (h *history) forget(kind, version string) {
+	for _, from := range []origin{fromCache, fromServer, fromWrites} {
+		if older(version, h.seen[stream{kind, from}]) {
+			delete(h.seen, stream{kind, from})
+		}
 	}
 }
 
@@ -171,8 +204,11 @@ func (h *history) save() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	now := h.clock.Now()
-	next := memory{Version: h.seen[streamBlocks], PausedUntil: h.until}
-	if h.path == "" || next == h.saved || now.Before(h.next) {
+	if h.path == "" || now.Before(h.next) {
+		return
+	}
+	next := memory{Versions: h.newest(), PausedUntil: h.until}
+	if next.PausedUntil.Equal(h.saved.PausedUntil) && maps.Equal(next.Versions, h.saved.Versions) {
 		return
 	}
 	h.next = now.Add(saveEvery)
@@ -183,10 +219,31 @@ func (h *history) save() {
 	h.saved = next
 }
 
+// saveNow is save for what no event may bring again before the agent ends.
+func (h *history) saveNow() {
+	h.mu.Lock()
+	h.next = time.Time{}
+	h.mu.Unlock()
+	h.save()
+}
+
+// newest is the newest version of each kind. The caller has the lock.
+func (h *history) newest() map[string]string {
+	out := map[string]string{}
+	for s, version := range h.seen {
+		out[s.kind] = newer(out[s.kind], version)
+	}
+	return out
+}
+
 func replaceFile(path string, content any) error {
 	text, err := json.Marshal(content)
 	if err != nil {
 		return fmt.Errorf("encoding %s: %w", path, err)
+	}
+	// The journal's folder, which the first start of an agent has not made yet.
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return fmt.Errorf("making the folder of %s: %w", path, err)
 	}
 	if err := os.WriteFile(path+".new", text, 0o600); err != nil {
 		return fmt.Errorf("writing %s: %w", path, err)
@@ -201,6 +258,14 @@ func replaceFile(path string, content any) error {
 func older(a, b string) bool {
 	order, err := resourceversion.CompareResourceVersion(a, b)
 	return err == nil && order < 0
+}
+
+// newer is the newer of two versions; a, if they do not compare.
+func newer(a, b string) string {
+	if a == "" || older(a, b) {
+		return b
+	}
+	return a
 }
 
 func jumped(from, to string) bool {

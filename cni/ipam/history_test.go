@@ -4,8 +4,6 @@
 package ipam
 
 import (
-	"context"
-	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -20,8 +18,15 @@ import (
 	"github.com/netplane/netplane/api/v1alpha1"
 )
 
+// Streams of the tests.
+var (
+	podCache   = stream{"Pod", fromCache}
+	nodeCache  = stream{"Node", fromCache}
+	blockCache = stream{blocksKind, fromCache}
+)
+
 func newHistory(clock *testingclock.FakeClock, path string) *history {
-	h := &history{clock: clock, pause: time.Minute, path: path, logger: klog.Background(), metrics: newMetrics(), seen: map[string]string{}}
+	h := &history{clock: clock, pause: time.Minute, path: path, logger: klog.Background(), metrics: newMetrics(), seen: map[stream]string{}}
 	h.remember()
 	return h
 }
@@ -32,18 +37,28 @@ func TestWhatTellsOfARollback(t *testing.T) {
 		see  func(h *history)
 		want int // pauses
 	}{
-		{"versions that grow", func(h *history) { h.see("Pod", "9"); h.see("Pod", "10"); h.see("Pod", "100010") }, 0},
-		{"the same version", func(h *history) { h.see("Pod", "10"); h.see("Pod", "10") }, 0},
-		{"a version that went back", func(h *history) { h.see("Pod", "10"); h.see("Pod", "9") }, 1},
-		{"kinds whose caches are not equally far", func(h *history) { h.see("Pod", "10"); h.see("Node", "9") }, 0},
-		{"no version yet", func(h *history) { h.see("Pod", "10"); h.see("Pod", ""); h.see("Pod", "0"); h.see("Pod", "11") }, 0},
-		{"versions that are no numbers", func(h *history) { h.see("Pod", "b"); h.see("Pod", "a") }, 0},
-		{"a jump of etcd's --bump-revision", func(h *history) { h.see("Pod", "10"); h.see("Pod", "1000000010") }, 1},
-		{"a write's version that is new", func(h *history) { h.see(streamBlocks, "10"); h.wrote("11", h.floor()) }, 0},
-		{"a write's version that is not new", func(h *history) { h.see(streamBlocks, "10"); h.wrote("9", h.floor()) }, 1},
+		{"versions that grow", func(h *history) { h.see(podCache, "9"); h.see(podCache, "10"); h.see(podCache, "100010") }, 0},
+		{"the same version", func(h *history) { h.see(podCache, "10"); h.see(podCache, "10") }, 0},
+		{"a version that went back", func(h *history) { h.see(podCache, "10"); h.see(podCache, "9") }, 1},
+		{"kinds whose caches are not equally far", func(h *history) { h.see(podCache, "10"); h.see(nodeCache, "9") }, 0},
+		{"no version yet", func(h *history) {
+			h.see(podCache, "10")
+			h.see(podCache, "")
+			h.see(podCache, "0")
+			h.see(podCache, "11")
+		}, 0},
+		{"versions that are no numbers", func(h *history) { h.see(podCache, "b"); h.see(podCache, "a") }, 0},
+		{"a jump of etcd's --bump-revision", func(h *history) { h.see(podCache, "10"); h.see(podCache, "1000000010") }, 1},
+		{"a write's version that is new", func(h *history) { h.see(blockCache, "10"); h.wrote("11", h.floor()) }, 0},
+		{"a write's version that is not new", func(h *history) { h.see(blockCache, "10"); h.wrote("9", h.floor()) }, 1},
 		{"a write older than one before it", func(h *history) { h.wrote("11", h.floor()); h.wrote("10", h.floor()) }, 1},
 		{"replies in another order than the writes", func(h *history) { floor := h.floor(); h.wrote("11", floor); h.wrote("10", floor) }, 0},
-		{"two signs of one rollback", func(h *history) { h.see("Pod", "10"); h.see("Node", "10"); h.see("Pod", "8"); h.see("Node", "9") }, 1},
+		{"two signs of one rollback", func(h *history) {
+			h.see(podCache, "10")
+			h.see(nodeCache, "10")
+			h.see(podCache, "8")
+			h.see(nodeCache, "9")
+		}, 1},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -59,7 +74,7 @@ func TestWhatTellsOfARollback(t *testing.T) {
 func TestAPauseEnds(t *testing.T) {
 	clock := testingclock.NewFakeClock(time.Unix(1000, 0))
 	h := newHistory(clock, "")
-	rewind := func() { h.see("Pod", "10"); h.see("Pod", "9") }
+	rewind := func() { h.see(podCache, "10"); h.see(podCache, "9") }
 	rewind()
 	clock.Step(40 * time.Second)
 	rewind() // makes it longer
@@ -77,32 +92,62 @@ func TestARestartedAgentNoticesARollback(t *testing.T) {
 	clock := testingclock.NewFakeClock(time.Unix(1000, 0))
 	path := filepath.Join(t.TempDir(), "apiserver.json")
 	h := newHistory(clock, path)
-	h.see(streamBlocks, "100")
+	h.see(blockCache, "100")
 	h.save()
 	h = newHistory(clock, path)
-	h.see(streamBlocks, "90")
+	h.see(blockCache, "90")
 	expectEqual(t, "rest", time.Minute, h.rest(clock.Now()))
 	clock.Step(20 * time.Second)
 	h = newHistory(clock, path) // in the pause
-	h.see(streamBlocks, "95")
+	h.see(blockCache, "95")
 	expectEqual(t, "rest after another restart", 40*time.Second, h.rest(clock.Now()))
 	clock.Step(time.Minute)
 	h = newHistory(clock, path)
 	expectEqual(t, "rest after the pause", time.Duration(0), h.rest(clock.Now()))
 }
 
+func TestARestartedAgentKnowsTheNewestOfAllThatTheFormerSaw(t *testing.T) {
+	tests := []struct {
+		name  string
+		seen  func(h *history)
+		after stream
+	}{
+		{"another kind's cache", func(h *history) { h.see(podCache, "100") }, podCache},
+		{"the API server's answer, which no cache had come to", func(h *history) {
+			h.see(podCache, "80")
+			h.see(stream{"Pod", fromServer}, "100")
+		}, podCache},
+		{"an own write", func(h *history) { h.wrote("100", h.floor()) }, blockCache},
+		{"a cache, of a server that answers later", func(h *history) { h.see(podCache, "100") }, stream{"Pod", fromServer}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			for version, want := range map[string]time.Duration{"90": time.Minute, "100": 0, "101": 0} {
+				clock := testingclock.NewFakeClock(time.Unix(1000, 0))
+				path := filepath.Join(t.TempDir(), "apiserver.json")
+				former := newHistory(clock, path)
+				test.seen(former)
+				former.save()
+				h := newHistory(clock, path)
+				h.see(test.after, version)
+				expectEqual(t, "rest after version "+version, want, h.rest(clock.Now()))
+			}
+		})
+	}
+}
+
 func TestAFileThatCannotBeReadIsNoRollback(t *testing.T) {
 	clock := testingclock.NewFakeClock(time.Unix(1000, 0))
 	path := filepath.Join(t.TempDir(), "apiserver.json")
-	if err := os.WriteFile(path, []byte(`{"resourceVersion":`), 0o600); err != nil {
+	if err := os.WriteFile(path, []byte(`{"resourceVersions":`), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	h := newHistory(clock, path)
-	h.see(streamBlocks, "1")
+	h.see(blockCache, "1")
 	h.save()
 	expectEqual(t, "rest", time.Duration(0), h.rest(clock.Now()))
 	h = newHistory(clock, path)
-	expectEqual(t, "version", "1", h.seen[streamBlocks])
+	expectEqual(t, "version", "1", h.seen[blockCache])
 }
 
 func TestObjectsTellOfARollback(t *testing.T) {
@@ -155,46 +200,8 @@ func TestABlockThatTheNodeLetsGoIsNoRollback(t *testing.T) {
 	f.clock.Step(DefaultDrainGrace)
 	f.run()
 	expectEqual(t, "blocks", []string{"10.20.0.24/29 of worker"}, f.blocksInAPI())
-	f.claimer.watchObjects(streamBlocks).OnDelete(&block)
+	f.claimer.watchObjects(blocksKind).OnDelete(&block)
 	epoch, _ := f.claimer.history.signs()
 	expectEqual(t, "pauses", 0, epoch)
 	expectEqual(t, "blocks remembered", 0, len(f.claimer.finished))
-}
-
-// server answers every list with one version, or with an error.
-type server struct {
-	client.Reader
-	version string
-	err     error
-}
-
-func (s server) List(_ context.Context, list client.ObjectList, _ ...client.ListOption) error {
-	list.SetResourceVersion(s.version)
-	return s.err
-}
-
-func TestACacheThatIsAheadOfTheAPIServerEndsTheAgent(t *testing.T) {
-	tests := []struct {
-		name   string
-		server server
-		want   error
-	}{
-		{"the server is as far", server{version: "100"}, nil},
-		{"the server is further", server{version: "101"}, nil},
-		{"the server was set back", server{version: "99"}, ErrRewound},
-		{"the server does not answer", server{version: "1", err: errors.New("no answer")}, nil},
-		{"the server says no version", server{}, nil},
-	}
-	for _, test := range tests {
-		t.Run(test.name, func(t *testing.T) {
-			f := newClaimFixture(t, world()...)
-			f.claimer.live = test.server
-			err := f.claimer.askServer(t.Context(), cacheVersion{kind: streamBlocks, version: func() string { return "100" }})
-			if !errors.Is(err, test.want) {
-				t.Errorf("the agent goes on with %v, want %v", err, test.want)
-			}
-			epoch, _ := f.claimer.history.signs()
-			expectEqual(t, "a pause begins", test.want != nil, epoch > 0)
-		})
-	}
 }

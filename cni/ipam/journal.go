@@ -12,6 +12,7 @@ import (
 	"hash/crc32"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -50,12 +51,13 @@ type journal struct {
 	lock  *os.File
 	size  int64  // of the whole lines written
 	frees int    // records that made others garbage
-	torn  bool   // the file may end in a piece of a line
+	piece int64  // of a line that the file ends in, behind size
 	line  []byte // reused by append
 }
 
 // openJournal locks the journal, so that two agents never serve one node, and
-// reads what it holds. The file must be rewritten before the first append.
+// reads what it holds. The file must be rewritten or resumed before the first
+// append.
 func openJournal(path string) (*journal, *replayed, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, nil, fmt.Errorf("making the journal's folder: %w", err)
@@ -71,7 +73,21 @@ func openJournal(path string) (*journal, *replayed, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, errors.Join(fmt.Errorf("reading the journal: %w", err), lock.Close())
 	}
-	return &journal{path: path, lock: lock}, readRecords(data), nil
+	return &journal{path: path, lock: lock, size: int64(bytes.LastIndexByte(data, '\n') + 1)}, readRecords(data), nil
+}
+
+// resume goes on behind the whole lines of the file, for which there need be no
+// room, and has the next release rewrite it.
+func (j *journal) resume() error {
+	file, err := os.OpenFile(j.path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return fmt.Errorf("opening the journal: %w", err)
+	}
+	if err := file.Truncate(j.size); err != nil {
+		return errors.Join(fmt.Errorf("cutting a piece of a line off the journal: %w", err), file.Close())
+	}
+	j.file, j.frees = file, math.MaxInt/2
+	return nil
 }
 
 func (j *journal) close() error {
@@ -85,7 +101,7 @@ func (j *journal) close() error {
 // append writes one record. After an error the file holds what it held before.
 func (j *journal) append(r record) error {
 	j.line = j.line[:0]
-	if j.torn {
+	if j.piece > 0 {
 		// A line of its own keeps the piece before it from spoiling this record.
 		j.line = append(j.line, '\n')
 	}
@@ -96,14 +112,16 @@ func (j *journal) append(r record) error {
 	j.line = line
 	if n, err := j.file.Write(line); err != nil {
 		// Only what was written in part can hurt, and only until it is cut off.
-		j.torn = j.torn || n > 0
-		if j.torn && j.file.Truncate(j.size) == nil {
-			j.torn = false
+		j.piece += int64(n)
+		if j.piece > 0 && j.file.Truncate(j.size) == nil {
+			j.piece = 0
 		}
 		return fmt.Errorf("writing the journal: %w", err)
 	}
-	j.size += int64(len(line))
-	j.torn = false
+	// A piece that could not be cut off is part of the file for good: without it
+	// the next failure would cut into this record.
+	j.size += j.piece + int64(len(line))
+	j.piece = 0
 	if r.Op == opFree {
 		j.frees++
 	}
@@ -118,7 +136,7 @@ func (j *journal) garbage(live int) bool { return j.frees > max(compactAfter, li
 // an error the old one stands.
 func (j *journal) rewrite(leases []Lease, cool []freed) (err error) {
 	if len(leases)+len(cool) == 0 && j.file != nil && j.file.Truncate(0) == nil {
-		j.size, j.frees, j.torn = 0, 0, false
+		j.size, j.frees, j.piece = 0, 0, 0
 		return nil
 	}
 	next, err := os.OpenFile(j.path+".new", os.O_CREATE|os.O_TRUNC|os.O_WRONLY|os.O_APPEND, 0o600)
@@ -145,7 +163,7 @@ func (j *journal) rewrite(leases []Lease, cool []freed) (err error) {
 	if j.file != nil {
 		_ = j.file.Close() // nothing is buffered, and nobody reads the old file again
 	}
-	j.file, j.size, j.frees, j.torn = next, int64(len(text)), 0, false
+	j.file, j.size, j.frees, j.piece = next, int64(len(text)), 0, 0
 	return nil
 }
 

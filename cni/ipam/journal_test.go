@@ -190,11 +190,20 @@ func TestATornLineDoesNotSpoilTheNext(t *testing.T) {
 	f := newFixture(t)
 	f.hold("data", dataUID, "10.20.0.8/29")
 	f.mustReserve(ask("a", "data"))
-	if _, err := f.journal.file.WriteString("0badc0de {\"op\":"); err != nil {
+	failsHalfWay := func() {
+		n, err := f.journal.file.WriteString("0badc0de {\"op\":")
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.journal.piece += int64(n)
+	}
+	failsHalfWay() // and cannot be cut off
+	failsHalfWay()
+	f.mustReserve(ask("b", "data"))
+	failsHalfWay()
+	if err := f.journal.file.Truncate(f.journal.size); err != nil { // as append does
 		t.Fatal(err)
 	}
-	f.journal.torn = true // as after a write that failed half way and could not be cut off
-	f.mustReserve(ask("b", "data"))
 	f.crash(func(Lease) bool { return true })
 	expectEqual(t, "leases", []string{"10.20.0.9", "10.20.0.10"}, addresses(f.Leases()))
 }
@@ -321,6 +330,38 @@ func TestACompactionThatFailsLosesNothing(t *testing.T) {
 	want := f.Leases()
 	f.crash(func(Lease) bool { return true })
 	expectEqual(t, "leases", want, f.Leases())
+}
+
+func TestAStartWithoutRoomGoesOnWithTheJournalOfBefore(t *testing.T) {
+	f := newFixture(t)
+	f.hold("data", dataUID, "10.20.0.8/29")
+	for _, pod := range []string{"a", "b", "c"} {
+		f.mustReserve(ask(pod, "data"))
+	}
+	f.mustRelease("sandbox-c")
+	if _, err := f.journal.file.WriteString("0badc0de {\"op\":"); err != nil { // killed in the middle of a write
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(f.path+".new", 0o700); err != nil { // as good as a full file system
+		t.Fatal(err)
+	}
+	f.crash(func(l Lease) bool { return l.PodName == "a" })
+	f.hold("data", dataUID, "10.20.0.8/29")
+	expectEqual(t, "leases", []string{"10.20.0.9"}, addresses(f.Leases()))
+	expectEqual(t, "next address: b's and c's cool down", []string{"10.20.0.12"}, f.mustReserve(ask("d", "data")))
+	f.mustRelease("sandbox-a")
+
+	f.crash(func(l Lease) bool { return l.PodName != "b" })
+	expectEqual(t, "leases after another such start", []string{"10.20.0.12"}, addresses(f.Leases()))
+	if err := os.Remove(f.path + ".new"); err != nil {
+		t.Fatal(err)
+	}
+	f.mustRelease("sandbox-d")
+	if lines := lineCount(t, f.path); lines != 1 {
+		t.Errorf("%d lines in the journal once there is room again, want only what cools down", lines)
+	}
+	f.crash(func(Lease) bool { return true })
+	expectEqual(t, "leases with room", []Lease{}, f.Leases())
 }
 
 func lineCount(t *testing.T, path string) int {

@@ -64,6 +64,7 @@ type Manager struct {
 	byContainer map[string][]*Lease // by container ID
 	arrived     chan struct{}       // closed when addresses became free; nil if nobody waits
 	watchers    []func(network string, waiting bool)
+	hesitate    func() string // why no fixed address is given out now, or empty; nil for never
 }
 
 // New makes a Manager, which serves after Replay.
@@ -100,6 +101,14 @@ func (m *Manager) Subscribe(changed func(network string, waiting bool)) {
 	m.watchers = append(m.watchers, changed)
 }
 
+// setHesitation has why asked before a fixed address is given to an interface
+// that does not have it yet. It must not call the Manager.
+func (m *Manager) setHesitation(why func() string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.hesitate = why
+}
+
 // Replay reads the journal, drops the leases that are not live, and opens the
 // Manager. Leases are kept whether or not their block is known: the API server
 // may be behind, the pods are there. It is called once, before serving.
@@ -126,7 +135,12 @@ func (m *Manager) Replay(live func(Lease) bool) error {
 	m.cooling.add(dead, now)
 	m.cooling.forget(now)
 	if err := j.rewrite(kept, m.cooling.list()); err != nil {
-		return errors.Join(err, j.close())
+		// Without room the agent still has to serve DEL and CHECK: the leases of
+		// before say the same as long as nothing else is freed or given out.
+		if other := j.resume(); other != nil {
+			return errors.Join(err, other, j.close())
+		}
+		m.logger.Error(err, "The address journal stays as it was; ADD and DEL fail until it can be written", "path", m.path)
 	}
 	if state.damaged > 0 {
 		m.logger.Error(nil, "The address journal had unreadable lines; addresses of living pods may be missing from it", "path", m.path, "lines", state.damaged)
@@ -165,6 +179,28 @@ func (m *Manager) Reserve(ctx context.Context, asks []Ask) ([]Lease, error) {
 		return leases, err
 	}
 	return m.await(ctx, asks, lack, arrived)
+}
+
+// Available says why Reserve would have to wait, or fail, now; nil if it would not.
+// Nothing is reserved: another pod may be faster.
+func (m *Manager) Available(asks []Ask) error {
+	if err := checkAsks(asks); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	if m.journal == nil {
+		m.mu.Unlock()
+		return ErrNotReplayed
+	}
+	_, fresh, lack, err := m.pickAll(asks)
+	for _, p := range slices.Backward(fresh) {
+		p.undo()
+	}
+	m.mu.Unlock()
+	if err == nil && len(lack) > 0 {
+		err = m.explain(lack[0])
+	}
+	return err
 }
 
 // await tries again whenever addresses came, until time is up.

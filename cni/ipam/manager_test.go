@@ -412,3 +412,23 @@ func TestABlockCountsAsUsedFromItsFirstLeaseOn(t *testing.T) {
 	f.hold("data", "uid-data", "10.20.0.8/29")
 	expectEqual(t, "used after a restart with a lease", true, used())
 }
+
+// An API server that was restored from a backup does not know of a deletion.
+func TestABlockWhoseDeletionIsUndoneIsServedAgain(t *testing.T) {
+	block := netip.MustParsePrefix("10.20.0.8/29")
+	for _, close := range []func(f *fixture) bool{
+		func(f *fixture) bool { return f.Drain("data", block) },
+		func(f *fixture) bool { return f.Drain("data", block) && f.Seal("data", block) },
+	} {
+		f := newFixture(t)
+		f.hold("data", dataUID, "10.20.0.8/29")
+		expectEqual(t, "closed", true, close(f))
+		f.hold("data", dataUID, "10.20.0.8/29") // the cache does not show the deletion yet
+		if got, err := f.reserve(ask("a", "data")); err == nil {
+			t.Errorf("%v was handed out of a block that is being given back", got)
+		}
+		f.hold("data", dataUID, "-10.20.0.8/29")
+		f.hold("data", dataUID, "10.20.0.8/29")
+		expectEqual(t, "address", []string{"10.20.0.9"}, f.mustReserve(ask("a", "data")))
+	}
+}

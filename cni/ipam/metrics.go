@@ -54,7 +54,7 @@ func newMetrics() *Metrics {
 		}, []string{"network", "result"}),
 		latency: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "netplane_ipam_claim_seconds",
-			Help:    "Time from the need of a block to its claim.",
+			Help:    "Time from when a block came to be needed, or the one before was claimed, to its claim: with pauses and failed attempts.",
 			Buckets: prometheus.ExponentialBuckets(0.002, 2, 12),
 		}, []string{"network"}),
 		released: prometheus.NewCounter(prometheus.CounterOpts{

@@ -64,6 +64,54 @@ func TestMetricsAreKeptByNetworkAsLongAsThereIsOne(t *testing.T) {
 	expectEqual(t, "metrics of a Network that is gone", []string(nil), f.series())
 }
 
+// The time of a claim begins when the need for it does, not when the attempt that
+// succeeds does, and that of the next block with the claim of the one before.
+func TestClaimSecondsIsTheTimeFromTheNeedToTheClaim(t *testing.T) {
+	f := newClaimFixture(t, world()...)
+	f.onWrite = func(string) error { return errors.New("denied by policy") }
+	if _, _, err := f.tryRun(); err == nil {
+		t.Fatal("the claim did not fail")
+	}
+	f.clock.Step(3 * time.Second)
+	f.rewind() // a pause, too
+	f.run()
+	f.clock.Step(DefaultRollbackPause)
+	f.onWrite = func(string) error {
+		f.clock.Step(time.Second) // each takes one
+		return nil
+	}
+	f.create(pod("a", "data,data,data,data,data,data,data,data"))
+	f.run()
+	expectEqual(t, "blocks", 2, len(f.blocksInAPI()))
+	count, sum := f.claimSeconds()
+	expectEqual(t, "claims", uint64(2), count)
+	expectEqual(t, "seconds", 3+60+1+1.0, sum)
+
+	// While nothing is needed no time passes.
+	f.clock.Step(time.Minute)
+	f.create(pod("b", "data,data,data,data,data,data,data,data"))
+	f.run()
+	count, sum = f.claimSeconds()
+	expectEqual(t, "claims", uint64(3), count)
+	expectEqual(t, "seconds", 3+60+1+1+1.0, sum)
+}
+
+// claimSeconds is the histogram of the network data.
+func (f *claimFixture) claimSeconds() (count uint64, sum float64) {
+	f.t.Helper()
+	families, err := f.metrics.Gather()
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	for _, family := range families {
+		if family.GetName() == "netplane_ipam_claim_seconds" {
+			h := family.GetMetric()[0].GetHistogram()
+			return h.GetSampleCount(), h.GetSampleSum()
+		}
+	}
+	return 0, 0
+}
+
 // networkGone deletes the network data, whatever holds it.
 func (f *claimFixture) networkGone() {
 	f.t.Helper()

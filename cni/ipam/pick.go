@@ -46,6 +46,11 @@ func (m *Manager) pickAll(asks []Ask) (leases []Lease, fresh []picked, lack []st
 			leases = append(leases, *old)
 			continue
 		}
+		if ask.Fixed.IsValid() && m.hesitate != nil {
+			if why := m.hesitate(); why != "" {
+				return nil, fresh, nil, fmt.Errorf("reserving address %s of network %q: %s", ask.Fixed, ask.Network, why)
+			}
+		}
 		one, err := pickOne(m.pools[ask.Network], ask, now)
 		if err != nil {
 			return nil, fresh, nil, err

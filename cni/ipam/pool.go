@@ -81,6 +81,7 @@ type pool struct {
 	hint    string
 	// conflicts names the nodes that have blocks in which leases live here.
 	conflicts map[netip.Prefix]string
+	assessed  bool    // the claimer has told of conflicts at least once
 	cooling   cooling // the Manager's
 }
 
@@ -112,6 +113,11 @@ func (p *pool) setBlocks(uid types.UID, plan *addressing.Plan, blocks []Block, n
 			continue
 		}
 		changed = changed || b.Block != next
+		if b.Closed && !next.Closed {
+			// A deletion is never taken back, but an API server that was restored
+			// from a backup does not know of it.
+			b.drained, b.sealed = false, false
+		}
 		b.Block = next
 		b.noteClosed(now)
 		if replan {

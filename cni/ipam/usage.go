@@ -169,6 +169,7 @@ type heldKey struct {
 	network string
 	podUID  types.UID
 	fixed   bool
+	address netip.Addr // of fixed ones: each has an entry of its own
 	// quarantined ones are free, but closed.
 	quarantined bool
 }
@@ -194,13 +195,18 @@ func (m *Manager) Held(livingPods func(uid types.UID) bool) []v1alpha1.HeldAddre
 	for i := range leases {
 		l := &leases[i]
 		uid := types.UID(l.PodUID)
+		key := heldKey{network: l.Network, fixed: l.Fixed}
+		if l.Fixed {
+			key.address = l.Address
+		}
 		switch {
 		case uid == "":
-			counts[heldKey{network: l.Network, fixed: l.Fixed}]++
+			counts[key]++
 		case !livingPods(uid):
-			counts[heldKey{network: l.Network, podUID: uid, fixed: l.Fixed}]++
+			key.podUID = uid
+			counts[key]++
 		case newest[interfaceKey{l.PodUID, l.Network, l.IfName}] != l:
-			counts[heldKey{network: l.Network, fixed: l.Fixed}]++
+			counts[key]++
 		}
 	}
 	for network, free := range m.quarantined() {
@@ -208,12 +214,14 @@ func (m *Manager) Held(livingPods func(uid types.UID) bool) []v1alpha1.HeldAddre
 	}
 	out := make([]v1alpha1.HeldAddresses, 0, len(counts))
 	for key, count := range counts {
-		out = append(out, v1alpha1.HeldAddresses{
-			Network: key.network, Count: count, PodUID: key.podUID, Fixed: key.fixed, Quarantined: key.quarantined,
-		})
+		held := v1alpha1.HeldAddresses{Network: key.network, Count: count, PodUID: key.podUID, Fixed: key.fixed, Quarantined: key.quarantined}
+		if key.address.IsValid() {
+			held.Address = key.address.String()
+		}
+		out = append(out, held)
 	}
 	slices.SortFunc(out, func(a, b v1alpha1.HeldAddresses) int {
-		return cmp.Or(cmp.Compare(a.Network, b.Network), cmp.Compare(a.PodUID, b.PodUID), compareBool(a.Fixed, b.Fixed), compareBool(a.Quarantined, b.Quarantined))
+		return cmp.Or(cmp.Compare(a.Network, b.Network), cmp.Compare(a.PodUID, b.PodUID), compareBool(a.Fixed, b.Fixed), cmp.Compare(a.Address, b.Address), compareBool(a.Quarantined, b.Quarantined))
 	})
 	return out
 }
