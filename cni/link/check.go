@@ -17,26 +17,25 @@ import (
 
 // Check says in what an interface differs from spec: in anything that Add gave
 // it. What it has beyond that is the pod's affair.
-func (l *Links) Check(_ context.Context, netnsPath string, spec Interface) error {
-	p, err := l.openPod(netnsPath)
-	if err != nil {
-		return err
-	}
-	defer p.close()
+func (l *Links) Check(ctx context.Context, netnsPath string, spec Interface) error {
+	return l.inPod(ctx, netnsPath, func(p *pod) error { return p.check(&spec) })
+}
+
+func (p *pod) check(spec *Interface) error {
 	born, err := p.handle.LinkByName(spec.Name)
 	if err != nil {
 		return fmt.Errorf("interface %s: %w", spec.Name, err)
 	}
-	wrong := wrongAttributes(born, &spec)
+	wrong := wrongAttributes(born, spec)
 	for _, look := range []func(netlink.Link, *Interface) ([]string, error){p.wrongAddresses, p.wrongRoutes, p.wrongSources, p.wrongSysctls} {
-		more, err := look(born, &spec)
+		more, err := look(born, spec)
 		if err != nil {
 			return fmt.Errorf("interface %s: %w", spec.Name, err)
 		}
 		wrong = append(wrong, more...)
 	}
 	if kind, _ := makerOf(spec.Kind); kind.check != nil {
-		wrong = append(wrong, kind.check(p, born, &spec)...)
+		wrong = append(wrong, kind.check(p, born, spec)...)
 	}
 	if len(wrong) > 0 {
 		return fmt.Errorf("interface %s %s", spec.Name, strings.Join(wrong, ", "))
@@ -113,7 +112,7 @@ func (p *pod) routesOf(table int) ([]netlink.Route, error) {
 				routes[i].Dst = ipNet(netip.PrefixFrom(unspecified(family), 0))
 			}
 		}
-		out = append(out, routes...)
+		out = append(out, singleHops(routes)...)
 	}
 	return out, nil
 }

@@ -16,6 +16,19 @@ import (
 // it was deleted, or it is the empty file that a removed bind mount leaves.
 var ErrNamespaceGone = errors.New("the network namespace is gone")
 
+// LeftError is returned when interfaces could not be made and some of them may be
+// there, since they could not be removed either.
+type LeftError struct {
+	Names []string
+	Err   error
+}
+
+// Error tells why both failed.
+func (e *LeftError) Error() string { return e.Err.Error() }
+
+// Unwrap returns why both failed.
+func (e *LeftError) Unwrap() error { return e.Err }
+
 // IsGone says that what was to be changed does not exist (any more).
 func IsGone(err error) bool {
 	var notFound netlink.LinkNotFoundError
@@ -25,6 +38,15 @@ func IsGone(err error) bool {
 
 // isExists says that the kernel has a link, address or route of that name.
 func isExists(err error) bool { return errors.Is(err, unix.EEXIST) }
+
+// refused adds to the kernel's errno what it means for a link that was to be made.
+func refused(err error, spec *Interface) error {
+	// macvlan_common_newlink in drivers/net/macvlan.c
+	if spec.Kind == KindMacvlan && errors.Is(err, unix.EINVAL) {
+		return fmt.Errorf("a macvlan in passthru mode must be alone on %s: %w", spec.Parent, err)
+	}
+	return explain(err, spec.Parent)
+}
 
 // explain adds to the kernel's errno what it means for a link on parent. The
 // meanings are of drivers/net/macvlan.c, net/bridge/br_if.c and net/core/dev.c.

@@ -5,6 +5,7 @@ package link
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -12,6 +13,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+
+	"golang.org/x/sys/unix"
 )
 
 // Fake keeps links in memory, for tests. String renders them as `ip` would,
@@ -26,7 +29,7 @@ type Fake struct {
 	// Hosts are the addresses of hosts behind the NICs and their MACs, for Probe.
 	Hosts map[netip.Addr]string
 	// FailOn makes an operation fail when it returns an error. The operation
-	// is told as "add eth0", "delete eth0", "tag eth1 100", "bridge eth1",
+	// is told as "add eth0", "unmake eth0", "delete eth0", "tag eth1 100", "bridge eth1",
 	// "prune", "path nps...", "masquerade", "probe eth1 10.10.0.5", "nic eth2".
 	FailOn func(operation string) error
 }
@@ -54,10 +57,31 @@ func (f *Fake) fails(format string, args ...any) error {
 	return f.FailOn(fmt.Sprintf(format, args...))
 }
 
-// Add makes an interface as Links does.
-func (f *Fake) Add(_ context.Context, netns string, spec Interface) error {
+// Add makes interfaces as Links does.
+func (f *Fake) Add(_ context.Context, netns string, specs ...Interface) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	for i := range specs {
+		if err := f.add(netns, &specs[i]); err != nil {
+			err = fmt.Errorf("interface %s: %w", specs[i].Name, err)
+			var left []string
+			for j := range i {
+				if failed := f.fails("unmake %s", specs[j].Name); failed != nil {
+					left, err = append(left, specs[j].Name), errors.Join(err, failed)
+					continue
+				}
+				f.remove(netns, &specs[j])
+			}
+			if len(left) > 0 {
+				return &LeftError{Names: left, Err: err}
+			}
+			return err
+		}
+	}
+	return nil
+}
+
+func (f *Fake) add(netns string, spec *Interface) error {
 	if err := f.fails("add %s", spec.Name); err != nil {
 		return err
 	}
@@ -112,25 +136,31 @@ func (f *Fake) Add(_ context.Context, netns string, spec Interface) error {
 		f.lines["host/"+spec.HostEnd] = line
 	}
 	if spec.SpoofCheck {
-		f.lines["guard/"+spec.HostEnd] = guardLine(&spec)
+		f.lines["guard/"+spec.HostEnd] = guardLine(spec)
 	}
 	return nil
 }
 
-// Delete removes an interface as Links does.
-func (f *Fake) Delete(_ context.Context, netns string, spec Interface) error {
+// Delete removes interfaces as Links does.
+func (f *Fake) Delete(_ context.Context, netns string, specs ...Interface) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if err := f.fails("delete %s", spec.Name); err != nil {
-		return err
+	for i := range slices.Backward(specs) {
+		if err := f.fails("delete %s", specs[i].Name); err != nil {
+			return err
+		}
+		f.remove(netns, &specs[i])
 	}
+	return nil
+}
+
+func (f *Fake) remove(netns string, spec *Interface) {
 	delete(f.lines, netns+"/"+spec.Name)
 	delete(f.lines, "host/"+spec.HostEnd)
 	if spec.NIC != nil {
 		f.nics[spec.NIC.Name] = spec.NIC.MTU
 	}
 	delete(f.lines, "guard/"+spec.HostEnd)
-	return nil
 }
 
 // NIC describes a NIC that is in the host. Its MAC is made of its name.
@@ -231,6 +261,26 @@ func (f *Fake) PruneParents(_ context.Context, used []string) error {
 	return nil
 }
 
+// Sweep removes what is netplane's and not among those to keep; the namespaces of a
+// Fake are no files.
+func (f *Fake) Sweep(_ context.Context, keep, _ []string) (removed []string, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.fails("sweep"); err != nil {
+		return nil, err
+	}
+	maps.DeleteFunc(f.lines, func(key, _ string) bool {
+		rest, ofHost := strings.CutPrefix(key, "host/")
+		name, _, _ := strings.Cut(rest, "/")
+		swept := ofHost && (strings.HasPrefix(name, hostEndPrefix) || strings.HasPrefix(name, shimPrefix)) && !slices.Contains(keep, name)
+		if swept && name == rest {
+			removed = append(removed, name)
+		}
+		return swept
+	})
+	return removed, nil
+}
+
 // MTU returns what NewFake was given.
 func (f *Fake) MTU(device string) (int, error) {
 	f.mu.Lock()
@@ -258,6 +308,9 @@ func (f *Fake) AddPath(_ context.Context, path Path) error {
 	for _, r := range path.Routes {
 		f.lines["host/"+path.Device+"/r"+r.To.String()] = fmt.Sprintf("host: %s route %s src %s", path.Device, r.To, r.Source)
 	}
+	for _, s := range path.Reach {
+		f.lines["host/"+path.Device+"/s"+s.To.String()] = fmt.Sprintf("host: %s route %s src %s", path.Device, s.To, s.Source)
+	}
 	return nil
 }
 
@@ -273,6 +326,9 @@ func (f *Fake) RemovePath(_ context.Context, path Path, last bool) error {
 	}
 	for _, r := range path.Routes {
 		delete(f.lines, "host/"+path.Device+"/r"+r.To.String())
+	}
+	for _, s := range path.Reach {
+		delete(f.lines, "host/"+path.Device+"/s"+s.To.String())
 	}
 	if last && path.Parent != "" {
 		maps.DeleteFunc(f.lines, func(key, _ string) bool { return strings.HasPrefix(key, "host/"+path.Device) })
@@ -296,6 +352,20 @@ func (f *Fake) RestoreGuards(_ context.Context, interfaces func() []Interface) e
 	return nil
 }
 
+// KeepUntagged notes that the rules stand.
+func (f *Fake) KeepUntagged(_ context.Context, wanted func() bool) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.fails("untag"); err != nil {
+		return err
+	}
+	delete(f.lines, "untagged")
+	if wanted() {
+		f.lines["untagged"] = "untagged: ports of pods"
+	}
+	return nil
+}
+
 func guardLine(spec *Interface) string {
 	return fmt.Sprintf("guard: %s mac %s", spec.HostEnd, spec.MAC)
 }
@@ -309,18 +379,35 @@ func (f *Fake) SetMasquerade(_ context.Context, networks []Masquerade) error {
 	}
 	maps.DeleteFunc(f.lines, func(key, _ string) bool { return strings.HasPrefix(key, "nft/") })
 	for _, n := range networks {
-		f.lines["nft/"+n.Device] = fmt.Sprintf("nft: oifname != %s saddr %v masquerade", n.Device, n.Subnets)
+		f.lines["nft/"+n.Device] = fmt.Sprintf("nft: oifname != %s saddr %v masquerade, else dnat from %v but to %v", n.Device, n.Subnets, n.Sources, n.Local)
 	}
 	return nil
 }
 
-// DemoteDefaults notes that it was called for an interface.
-func (f *Fake) DemoteDefaults(_ context.Context, netns, name string) error {
+// Adopt notes that it was called for an interface beside eth0, and has one for
+// every name but those that begin with "absent".
+func (f *Fake) Adopt(_ context.Context, netns, name string, beside bool) (Adopted, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if err := f.fails("demote defaults of %s", name); err != nil {
+	if err := f.fails("adopt %s", name); err != nil {
+		return Adopted{}, err
+	}
+	if strings.HasPrefix(name, "absent") {
+		return Adopted{}, fmt.Errorf("looking for %s: %w", name, unix.ENODEV)
+	}
+	if beside {
+		f.lines[netns+"/"+name+"/defaults"] = fmt.Sprintf("%s: %s foreign, default routes behind others", netns, name)
+	}
+	return Adopted{MAC: FakeMAC(name), MTU: 1450}, nil
+}
+
+// TakeDefault notes the routers of an interface.
+func (f *Fake) TakeDefault(_ context.Context, netns, name string, hops []netip.Addr, keep []netip.Prefix) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.fails("take default %s", name); err != nil {
 		return err
 	}
-	f.lines[netns+"/"+name+"/defaults"] = fmt.Sprintf("%s: %s foreign, default routes behind others", netns, name)
+	f.lines[netns+"/"+name+"/default"] = fmt.Sprintf("%s: %s default via %v keep %v", netns, name, hops, keep)
 	return nil
 }

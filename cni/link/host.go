@@ -6,8 +6,10 @@ package link
 import (
 	"context"
 	"fmt"
+	"net/netip"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
 )
 
@@ -15,7 +17,7 @@ import (
 // host, and makes link-local addresses usable at once.
 func (l *Links) tuneDevice(ctx context.Context, device string) {
 	v6 := "ipv6/conf/" + device + "/"
-	err := l.setSysctls(l.ns, []sysctl{{v6 + "accept_ra", "0"}, {v6 + "accept_dad", "0"}})
+	err := l.setSysctls([]sysctl{{v6 + "accept_ra", "0"}, {v6 + "accept_dad", "0"}})
 	if err != nil {
 		klog.FromContext(ctx).V(2).Info("Left a device as the kernel made it", "device", device, "err", err)
 	}
@@ -24,27 +26,63 @@ func (l *Links) tuneDevice(ctx context.Context, device string) {
 // AddPath makes the host reach pods by its own device. It may be repeated, and
 // adds to what the device has.
 func (l *Links) AddPath(ctx context.Context, path Path) error {
-	device, err := l.ensureDevice(ctx, path)
+	socket, leave, err := l.enter(ctx)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	device, err := l.ensureDevice(ctx, socket, path)
 	if err != nil {
 		return fmt.Errorf("making the host's way to pods on %s: %w", path.Device, explain(err, path.Parent))
 	}
+	index := device.Attrs().Index
+	var requests, routes []*request
+	if device.Attrs().RawFlags&unix.IFF_UP == 0 {
+		requests = append(requests, setUp(index))
+	}
 	for _, prefix := range path.Addresses {
-		if err := l.host.AddrReplace(device, nlAddr(prefix)); err != nil {
-			return fmt.Errorf("giving %s the node's address %s: %w", path.Device, prefix, explain(err, path.Device))
-		}
+		own := addAddress(index, prefix)
+		own.mayExist = true // since the first pod
+		requests = append(requests, own)
 	}
 	for _, r := range path.Routes {
-		if err := l.addHostRoute(device, r); err != nil {
-			return err
+		routes = append(routes, addHostRoute(index, r, unix.NLM_F_EXCL))
+	}
+	if err := socket.run(append(requests, routes...)); err != nil {
+		return err
+	}
+	for _, r := range requests {
+		if err := r.failure(); err != nil {
+			return fmt.Errorf("making %s the host's way to pods: %w", path.Device, explain(err, path.Device))
 		}
+	}
+	var present []HostRoute
+	for i, r := range routes {
+		if isExists(r.err) { // most are new; those that are there would have to be listed all
+			present = append(present, path.Routes[i])
+			continue
+		}
+		if err := r.failure(); err != nil {
+			return explain(err, path.Device)
+		}
+	}
+	if err := l.takeHostRoutes(socket, index, present); err != nil {
+		return explain(err, path.Device)
+	}
+	if err := l.reach(socket, index, path.Reach); err != nil {
+		return explain(err, path.Device)
 	}
 	return nil
 }
 
 // ensureDevice makes the shim if the path has one, and lets the device forward:
 // the pods' way to Services leads through it.
-func (l *Links) ensureDevice(ctx context.Context, path Path) (netlink.Link, error) {
-	device, err := l.host.LinkByName(path.Device)
+func (l *Links) ensureDevice(ctx context.Context, socket *conn, path Path) (netlink.Link, error) {
+	found, err := socket.find([]string{path.Device})
+	if err != nil {
+		return nil, err
+	}
+	device, err := found[0].link()
 	if err != nil && path.Parent != "" {
 		parent, err := l.host.LinkByName(path.Parent)
 		if err != nil {
@@ -68,40 +106,68 @@ func (l *Links) ensureDevice(ctx context.Context, path Path) (netlink.Link, erro
 	if hasIPv6(path.Addresses) {
 		forwarding = append(forwarding, sysctl{"ipv6/conf/" + path.Device + "/forwarding", "1"})
 	}
-	if err := l.setSysctls(l.ns, forwarding); err != nil {
+	if err := l.setSysctls(forwarding); err != nil {
 		klog.FromContext(ctx).Error(err, "Services may be out of reach of pods with a Network on eth0: forwarding could not be switched on", "device", path.Device)
 	}
-	return device, l.host.LinkSetUp(device)
+	return device, nil
 }
 
-// addHostRoute refuses to take over another device's route: two Networks of
-// one node then have the same addresses.
-func (l *Links) addHostRoute(device netlink.Link, r HostRoute) error {
-	route := &netlink.Route{LinkIndex: device.Attrs().Index, Dst: ipNet(single(r.To)), Src: r.Source.AsSlice(), Protocol: routeProtocol}
-	if r.To.Is4() {
-		route.Scope = netlink.SCOPE_LINK
-	}
-	// Most routes are new. Those that are there would have to be listed all.
-	if err := l.host.RouteAdd(route); err == nil {
-		return nil
-	} else if !isExists(err) {
-		return fmt.Errorf("adding the host's route to %s: %w", r.To, explain(err, device.Attrs().Name))
-	}
-	present, err := dump(func() ([]netlink.Route, error) {
-		return l.host.RouteListFiltered(familyOf(r.To), &netlink.Route{Dst: route.Dst}, netlink.RT_FILTER_DST)
-	})
-	if err != nil {
-		return fmt.Errorf("looking for a route to %s: %w", r.To, err)
-	}
-	for i := range present {
-		if present[i].LinkIndex != route.LinkIndex && present[i].Protocol == routeProtocol {
-			return fmt.Errorf("%s is reached by another device of this node: Networks whose pods have them on eth0 must not overlap", r.To)
+func addHostRoute(index int, r HostRoute, flags int) *request {
+	out := addRoute(index, unix.RT_TABLE_MAIN, Route{To: single(r.To)})
+	out.Flags = out.Flags&^unix.NLM_F_EXCL | uint16(flags)
+	out.what, out.mayExist = fmt.Sprintf("adding the host's route to %s", r.To), false
+	out.attr(unix.RTA_PREFSRC, r.Source.AsSlice())
+	return out
+}
+
+// takeHostRoutes makes the host's routes to pods what they should be, but takes
+// none of another device: two Networks of one node then have the same addresses.
+func (l *Links) takeHostRoutes(socket *conn, index int, wanted []HostRoute) error {
+	listed := map[int][]netlink.Route{}
+	var instead []*request
+	for _, r := range wanted {
+		family := familyOf(r.To)
+		if _, ok := listed[family]; !ok {
+			var err error
+			if listed[family], err = l.hostRoutes(family); err != nil {
+				return err
+			}
+		}
+		right := false
+		for i := range listed[family] {
+			have := &listed[family][i]
+			if have.Dst == nil || prefixOf(have.Dst) != single(r.To) || have.Protocol != routeProtocol {
+				continue
+			}
+			if have.LinkIndex != index {
+				return fmt.Errorf("%s is reached by another device of this node: Networks whose pods have them on eth0 must not overlap", r.To)
+			}
+			right = right || isSource(have, r.Source)
+		}
+		if !right {
+			instead = append(instead, addHostRoute(index, r, unix.NLM_F_REPLACE))
 		}
 	}
-	if err := l.host.RouteReplace(route); err != nil {
-		return fmt.Errorf("adding the host's route to %s: %w", r.To, explain(err, device.Attrs().Name))
+	if len(instead) == 0 {
+		return nil
 	}
-	return nil
+	return socket.runAll(instead)
+}
+
+// hostRoutes lists the routes of the host's main table.
+func (l *Links) hostRoutes(family int) ([]netlink.Route, error) {
+	routes, err := dump(func() ([]netlink.Route, error) {
+		return l.host.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("listing the host's routes: %w", err)
+	}
+	return routes, nil
+}
+
+func isSource(route *netlink.Route, want netip.Addr) bool {
+	source, ok := netip.AddrFromSlice(route.Src)
+	return ok && source.Unmap() == want
 }
 
 // RemovePath takes back addresses and routes, and a shim with its last user.
@@ -128,6 +194,9 @@ func (l *Links) RemovePath(_ context.Context, path Path, last bool) error {
 		if err := l.host.RouteDel(route); err != nil && !IsGone(err) {
 			return fmt.Errorf("removing the host's route to %s: %w", r.To, err)
 		}
+	}
+	if err := l.unreach(device.Attrs().Index, path.Reach); err != nil {
+		return err
 	}
 	for _, prefix := range path.Addresses {
 		if err := l.host.AddrDel(device, nlAddr(prefix)); err != nil && !IsGone(err) {

@@ -198,7 +198,7 @@ func (p *pod) travelIn(found netlink.Link, spec *Interface) error {
 // announceNIC waits, but not long, until the NIC has its carrier back, which it
 // lost with being set down: the kernel's announcement at up was in vain if it
 // came before. Setting the MAC, to what it is, makes another.
-func announceNIC(ctx context.Context, p *pod, _ netlink.Link, spec *Interface) error {
+func announceNIC(ctx context.Context, p *pod, _ int, spec *Interface) error {
 	mac, err := net.ParseMAC(spec.MAC)
 	if err != nil {
 		return err

@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 )
 
 // Modes of an ipvlan (Interface.Mode), as ip(8) names them.
@@ -15,20 +16,20 @@ const (
 	ModeL3 = "l3"
 )
 
-// createIPVLAN makes an ipvlan of the parent. It has the parent's MAC: all
+// bearIPVLAN makes an ipvlan of the parent. It has the parent's MAC: all
 // ipvlans of a parent are one station to the switch.
-func createIPVLAN(p *pod, spec *Interface) error {
+func bearIPVLAN(p *pod, spec *Interface) ([]*request, error) {
 	mode, err := ipvlanMode(spec.Mode)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	parent, err := p.parent(spec)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return p.addInside(spec, parent, nil, func(attrs netlink.LinkAttrs) netlink.Link {
-		return &netlink.IPVlan{LinkAttrs: attrs, Mode: mode}
-	})
+	r, data := p.birth(spec, KindIPVLAN, parent, nil)
+	data.AddRtAttr(nl.IFLA_IPVLAN_MODE, nl.Uint16Attr(uint16(mode)))
+	return []*request{r}, nil
 }
 
 func ipvlanMode(name string) (netlink.IPVlanMode, error) {

@@ -5,9 +5,7 @@ package link
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"net"
 
 	"github.com/vishvananda/netlink"
 )
@@ -15,12 +13,16 @@ import (
 // maker knows how a pod's interfaces of one kind come and go. What all kinds
 // have in common (addresses, routes, sysctls, up) is done around it.
 type maker struct {
-	// create makes the link in the pod's namespace, down, under its final
-	// name, or nothing. Whatever it needs of the parent it asks for itself,
-	// see pod.parent.
+	// birth asks, by a message to the host's namespace, for the link in the pod's,
+	// down, under its final name. The first request makes it; those that follow may
+	// fail. Whatever it needs of the parent it asks for itself, see pod.parent.
+	birth func(p *pod, spec *Interface) ([]*request, error)
+	// create does so for a kind without birth: it makes the link or nothing.
 	create func(p *pod, spec *Interface) error
+	// connect runs after birth, while the pod's end is down; nil does nothing.
+	connect func(p *pod, spec *Interface) error
 	// started runs last, when the interface is up; nil does nothing.
-	started func(ctx context.Context, p *pod, born netlink.Link, spec *Interface) error
+	started func(ctx context.Context, p *pod, index int, spec *Interface) error
 	// remove takes the link out of the pod's namespace; what is gone is no
 	// error. nil deletes it.
 	remove func(p *pod, spec *Interface) error
@@ -38,11 +40,11 @@ type maker struct {
 func makerOf(kind string) (maker, bool) {
 	switch kind {
 	case KindMacvlan:
-		return maker{create: createMacvlan, check: checkMacvlan}, true
+		return maker{birth: bearMacvlan, check: checkMacvlan}, true
 	case KindIPVLAN:
-		return maker{create: createIPVLAN, check: checkIPVLAN}, true
+		return maker{birth: bearIPVLAN, check: checkIPVLAN}, true
 	case KindVeth:
-		return maker{create: createVeth, started: announceVeth, clean: cleanVeth, check: checkVeth}, true
+		return maker{birth: bearVeth, connect: connectVeth, started: announceVeth, clean: cleanVeth, check: checkVeth}, true
 	case KindHostDevice:
 		return maker{create: moveIn, started: announceNIC, remove: takeOut, clean: bringHome}, true
 	}
@@ -51,7 +53,11 @@ func makerOf(kind string) (maker, bool) {
 
 // parent returns the device of the host that an interface stands on.
 func (p *pod) parent(spec *Interface) (netlink.Link, error) {
-	parent, err := p.host.LinkByName(spec.Parent)
+	found, known := p.parents[spec.Parent]
+	if !known {
+		return nil, fmt.Errorf("%s was not looked for", spec.Parent)
+	}
+	parent, err := found.link()
 	if err != nil {
 		return nil, err
 	}
@@ -59,30 +65,4 @@ func (p *pod) parent(spec *Interface) (netlink.Link, error) {
 		return nil, fmt.Errorf("mtu %d is larger than the %d of %s", spec.MTU, limit, spec.Parent)
 	}
 	return parent, nil
-}
-
-// addInside has a link of the host's namespace be born in the pod's. The
-// library looks a new link up in the host's namespace and so fills in the index
-// of another link of that name: nothing that LinkAdd leaves in its argument is
-// used.
-func (p *pod) addInside(spec *Interface, parent netlink.Link, mac net.HardwareAddr, shape func(netlink.LinkAttrs) netlink.Link) error {
-	attrs := netlink.LinkAttrs{Name: spec.Name, ParentIndex: parent.Attrs().Index, MTU: spec.MTU, HardwareAddr: mac, TxQLen: -1, Namespace: netlink.NsFd(p.ns)}
-	err := p.host.LinkAdd(shape(attrs))
-	if !isExists(err) {
-		return err
-	}
-	// Older kernels look the name up in the host's namespace too, where
-	// eth0 exists: be born under another name and take the right one at once.
-	attrs.Name = hostEndPrefix + digest(spec.Name, spec.MAC)[:hashDigits]
-	if err := p.host.LinkAdd(shape(attrs)); err != nil {
-		return err
-	}
-	born, err := p.handle.LinkByName(attrs.Name)
-	if err != nil {
-		return err
-	}
-	if err := p.handle.LinkSetName(born, spec.Name); err != nil {
-		return errors.Join(err, p.handle.LinkDel(born))
-	}
-	return nil
 }

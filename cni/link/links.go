@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -40,10 +41,19 @@ type Config struct {
 type Links struct {
 	procSys string
 	ns      netns.NsHandle
-	host    *netlink.Handle
-	slots   chan struct{}
+	// own: ns is the process's.
+	own  bool
+	host *netlink.Handle
+	// socket is one of the host's namespace, for ioctls.
+	socket int
+	// slots are sockets of the host's namespace; who has one may change links.
+	slots chan *conn
 	// parents is held while what interfaces stand on is looked for, made or removed.
 	parents sync.Mutex
+	// untagged is held while rules against VLAN tags of pods are made; keepsUntagged:
+	// they stand, cannotUntag: the kernel has none.
+	untagged                   sync.Mutex
+	keepsUntagged, cannotUntag bool
 }
 
 // Open opens the host's namespace.
@@ -63,22 +73,49 @@ func Open(config Config) (*Links, error) {
 	if config.ProcSys == "" {
 		config.ProcSys = "/proc/sys"
 	}
-	return &Links{procSys: config.ProcSys, ns: ns, host: handle, slots: make(chan struct{}, parallel)}, nil
+	l := &Links{procSys: config.ProcSys, ns: ns, own: config.NetNS == "", host: handle, socket: -1, slots: make(chan *conn, parallel)}
+	if err := inNamespace(ns, l.openSockets); err != nil {
+		l.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+// openSockets opens those of the host's namespace, where it runs.
+func (l *Links) openSockets() (err error) {
+	if l.socket, err = unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); err != nil {
+		return fmt.Errorf("opening socket: %w", err)
+	}
+	for range parallel {
+		slot, err := openConn()
+		if err != nil {
+			return err
+		}
+		l.slots <- slot
+	}
+	return nil
 }
 
 // Close frees the sockets; the Links cannot be used after it.
 func (l *Links) Close() {
+	for len(l.slots) > 0 {
+		(<-l.slots).close()
+	}
+	if l.socket >= 0 {
+		_ = unix.Close(l.socket)
+	}
 	l.host.Close()
 	_ = l.ns.Close()
 }
 
-// enter waits for a slot and returns what frees it.
-func (l *Links) enter(ctx context.Context) (func(), error) {
+// enter waits for a slot. It returns the socket of the host's namespace that
+// comes with it, and what frees both. Who waits longest is next.
+func (l *Links) enter(ctx context.Context) (*conn, func(), error) {
 	select {
-	case l.slots <- struct{}{}:
-		return func() { <-l.slots }, nil
+	case socket := <-l.slots:
+		return socket, func() { l.slots <- socket }, nil
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return nil, nil, ctx.Err()
 	}
 }
 
@@ -102,7 +139,7 @@ func openNamespace(path string) (netns.NsHandle, error) {
 		return netns.None(), ErrNamespaceGone
 	}
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if errors.Is(err, unix.ENOENT) {
+	if IsGone(err) {
 		return netns.None(), fmt.Errorf("%s: %w", path, ErrNamespaceGone)
 	}
 	if err != nil {
@@ -157,24 +194,37 @@ func (s sysctl) contended() bool {
 	return strings.HasSuffix(s.path, "/disable_ipv6") || strings.HasSuffix(s.path, "/forwarding")
 }
 
-// setSysctls writes all settings in ns and returns the first failure; the rest
-// is written all the same.
-func (l *Links) setSysctls(ns netns.NsHandle, settings []sysctl) error {
-	return inNamespace(ns, func() error {
-		var first error
-		for _, s := range settings {
-			path := filepath.Join(l.procSys, "net", s.path)
-			if s.contended() {
-				if present, err := os.ReadFile(path); err == nil && strings.TrimSpace(string(present)) == s.value {
-					continue
-				}
-			}
-			if err := os.WriteFile(path, []byte(s.value), 0); err != nil && first == nil {
-				first = fmt.Errorf("setting net/%s to %s: %w", s.path, s.value, err)
+// needless says that a setting could not be made because there is nothing to
+// set: without IPv6 in the kernel no router is listened to.
+func (s sysctl) needless(err error) bool {
+	return strings.HasSuffix(s.path, "/accept_ra") && errors.Is(err, fs.ErrNotExist)
+}
+
+// setSysctls writes settings of the host, see writeSysctls. It is not for a
+// thread that works in a pod.
+func (l *Links) setSysctls(settings []sysctl) error {
+	if l.own {
+		return l.writeSysctls(settings)
+	}
+	return inNamespace(l.ns, func() error { return l.writeSysctls(settings) })
+}
+
+// writeSysctls writes all settings in the namespace of the thread and returns
+// the first failure; the rest is written all the same.
+func (l *Links) writeSysctls(settings []sysctl) error {
+	var first error
+	for _, s := range settings {
+		path := filepath.Join(l.procSys, "net", s.path)
+		if s.contended() {
+			if present, err := os.ReadFile(path); err == nil && strings.TrimSpace(string(present)) == s.value {
+				continue
 			}
 		}
-		return first
-	})
+		if err := os.WriteFile(path, []byte(s.value), 0); err != nil && first == nil && !s.needless(err) {
+			first = fmt.Errorf("setting net/%s to %s: %w", s.path, s.value, err)
+		}
+	}
+	return first
 }
 
 func ipNet(prefix netip.Prefix) *net.IPNet {

@@ -4,12 +4,11 @@
 package link
 
 import (
-	"errors"
 	"fmt"
 	"net"
 
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
+	"github.com/vishvananda/netlink/nl"
 )
 
 // Modes of a macvlan (Interface.Mode), as ip(8) names them.
@@ -20,46 +19,42 @@ const (
 	ModePassthru = "passthru"
 )
 
-// createMacvlan makes a macvlan of the parent, which stays the host's.
-func createMacvlan(p *pod, spec *Interface) error {
-	mode, err := macvlanMode(spec.Mode)
+// bearMacvlan makes a macvlan of the parent, which stays the host's.
+func bearMacvlan(p *pod, spec *Interface) ([]*request, error) {
+	_, mode, err := macvlanMode(spec.Mode)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	mac, err := net.ParseMAC(spec.MAC)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	parent, err := p.parent(spec)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	err = p.addInside(spec, parent, mac, func(attrs netlink.LinkAttrs) netlink.Link {
-		return &netlink.Macvlan{LinkAttrs: attrs, Mode: mode}
-	})
-	// macvlan_common_newlink in drivers/net/macvlan.c
-	if errors.Is(err, unix.EINVAL) {
-		return fmt.Errorf("a macvlan in passthru mode must be alone on %s: %w", spec.Parent, err)
-	}
-	return err
+	r, data := p.birth(spec, KindMacvlan, parent, mac)
+	data.AddRtAttr(nl.IFLA_MACVLAN_MODE, nl.Uint32Attr(mode))
+	return []*request{r}, nil
 }
 
-func macvlanMode(name string) (netlink.MacvlanMode, error) {
+// macvlanMode is a mode as the library and as the kernel calls it.
+func macvlanMode(name string) (netlink.MacvlanMode, uint32, error) {
 	switch name {
 	case "", ModeBridge:
-		return netlink.MACVLAN_MODE_BRIDGE, nil
+		return netlink.MACVLAN_MODE_BRIDGE, nl.MACVLAN_MODE_BRIDGE, nil
 	case ModeVEPA:
-		return netlink.MACVLAN_MODE_VEPA, nil
+		return netlink.MACVLAN_MODE_VEPA, nl.MACVLAN_MODE_VEPA, nil
 	case ModePrivate:
-		return netlink.MACVLAN_MODE_PRIVATE, nil
+		return netlink.MACVLAN_MODE_PRIVATE, nl.MACVLAN_MODE_PRIVATE, nil
 	case ModePassthru:
-		return netlink.MACVLAN_MODE_PASSTHRU, nil
+		return netlink.MACVLAN_MODE_PASSTHRU, nl.MACVLAN_MODE_PASSTHRU, nil
 	}
-	return 0, fmt.Errorf("a macvlan has no mode %q", name)
+	return 0, 0, fmt.Errorf("a macvlan has no mode %q", name)
 }
 
 func checkMacvlan(_ *pod, born netlink.Link, spec *Interface) []string {
-	mode, err := macvlanMode(spec.Mode)
+	mode, _, err := macvlanMode(spec.Mode)
 	if macvlan, ok := born.(*netlink.Macvlan); err == nil && ok && macvlan.Mode != mode {
 		return []string{"is not in mode " + orDefault(spec.Mode, ModeBridge)}
 	}

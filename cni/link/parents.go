@@ -11,16 +11,20 @@ import (
 	"strings"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
 )
 
 // MTU returns the MTU of a device of the host.
 func (l *Links) MTU(device string) (int, error) {
-	dev, err := l.host.LinkByName(device)
+	asked, err := unix.NewIfreq(device)
+	if err == nil {
+		err = unix.IoctlIfreq(l.socket, unix.SIOCGIFMTU, asked)
+	}
 	if err != nil {
 		return 0, fmt.Errorf("reading the MTU of %s: %w", device, err)
 	}
-	return dev.Attrs().MTU, nil
+	return int(asked.Uint32()), nil
 }
 
 // EnsureParent returns the device that interfaces are to stand on and makes
@@ -29,6 +33,9 @@ func (l *Links) MTU(device string) (int, error) {
 func (l *Links) EnsureParent(ctx context.Context, spec ParentSpec) (Parent, error) {
 	l.parents.Lock()
 	defer l.parents.Unlock()
+	if parent, ok := l.standingBridge(ctx, spec); ok {
+		return parent, nil
+	}
 	device, err := l.host.LinkByName(spec.NIC)
 	if err != nil {
 		return Parent{}, fmt.Errorf("looking for NIC %s: %w", spec.NIC, err)
@@ -45,6 +52,30 @@ func (l *Links) EnsureParent(ctx context.Context, spec ParentSpec) (Parent, erro
 	}
 	a := device.Attrs()
 	return Parent{Name: a.Name, MTU: a.MTU, MAC: a.HardwareAddr.String()}, nil
+}
+
+// standingBridge is for what nearly all ADDs find: our bridge over a NIC, complete.
+func (l *Links) standingBridge(ctx context.Context, spec ParentSpec) (Parent, bool) {
+	if spec.Tag != 0 || !spec.Bridge {
+		return Parent{}, false
+	}
+	socket, leave, err := l.enter(ctx)
+	if err != nil {
+		return Parent{}, false
+	}
+	defer leave()
+	found, err := socket.find([]string{spec.NIC, BridgeName(spec.NIC)})
+	if err != nil {
+		return Parent{}, false
+	}
+	nic, nicErr := found[0].link()
+	bridge, bridgeErr := found[1].link()
+	if nicErr != nil || bridgeErr != nil || bridge.Type() != KindBridge {
+		return Parent{}, false
+	}
+	port, over := nic.Attrs(), bridge.Attrs()
+	complete := port.MasterIndex == over.Index && over.MTU == port.MTU && over.RawFlags&unix.IFF_UP != 0
+	return Parent{Name: over.Name, MTU: over.MTU, MAC: over.HardwareAddr.String()}, complete
 }
 
 // EnsureBridge returns the bridge that a NIC is a port of, or the NIC itself if

@@ -36,48 +36,20 @@ func (s *SourceRoutes) has(addr netip.Addr) bool {
 	return slices.ContainsFunc(s.Routes, func(r Route) bool { return r.To.Addr().Is4() == addr.Is4() })
 }
 
-// routeBySource fills the interface's table and directs its addresses there.
-// It comes before the interface takes the default route of others.
-func (p *pod) routeBySource(index int, spec *Interface) error {
+// sourcesOf asks for the routes of the interface's table, and has what leaves from
+// its addresses go there.
+func sourcesOf(index int, spec *Interface) []*request {
 	if spec.Source == nil {
 		return nil
 	}
-	if err := p.routeBeside(spec.Source); err != nil {
-		return err
-	}
-	for _, onLink := range []bool{true, false} {
-		for _, r := range spec.Source.Routes {
-			if onLink == r.Via.IsValid() {
-				continue
-			}
-			route := nlRoute(index, r)
-			route.Table = sourceTables + index
-			if err := p.handle.RouteAdd(route); err != nil && !isExists(err) {
-				return fmt.Errorf("adding route to %s to table %d: %w", r.To, route.Table, explain(err, spec.Parent))
-			}
-		}
-	}
+	table := sourceTables + index
+	out := routeRequests(index, table, spec.Source.Routes)
 	for _, address := range spec.Addresses {
 		if spec.Source.has(address.Addr()) {
-			if err := p.addSourceRule(address.Addr(), sourceTables+index); err != nil {
-				return err
-			}
+			out = append(out, addRule(address.Addr(), table))
 		}
 	}
-	return nil
-}
-
-func sourceRule(addr netip.Addr, table int) *netlink.Rule {
-	rule := netlink.NewRule()
-	rule.Family, rule.Src, rule.Table, rule.Priority = familyOf(addr), ipNet(single(addr)), table, sourcePriority
-	return rule
-}
-
-func (p *pod) addSourceRule(addr netip.Addr, table int) error {
-	if err := p.handle.RuleAdd(sourceRule(addr, table)); err != nil && !isExists(err) {
-		return fmt.Errorf("directing what leaves from %s to table %d: %w", addr, table, err)
-	}
-	return nil
+	return out
 }
 
 // routeBeside gives the cluster's own interface a table, unless it has one: its
@@ -109,7 +81,11 @@ func (p *pod) routeBeside(source *SourceRoutes) error {
 		if err := p.copyRoutes(beside, familyOf(address)); err != nil {
 			return err
 		}
-		if err := p.addSourceRule(address, sourceTables+index); err != nil {
+		rule := addRule(address, sourceTables+index)
+		if err := p.inside.run([]*request{rule}); err != nil {
+			return err
+		}
+		if err := rule.failure(); err != nil {
 			return err
 		}
 	}
@@ -133,16 +109,14 @@ func (p *pod) globalAddresses(of netlink.Link) ([]netip.Addr, error) {
 // copyRoutes copies an interface's routes from the main table to its own.
 func (p *pod) copyRoutes(from netlink.Link, family int) error {
 	index := from.Attrs().Index
-	routes, err := dump(func() ([]netlink.Route, error) {
-		return p.handle.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_MAIN, LinkIndex: index}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_OIF)
-	})
+	routes, err := p.mainRoutes(family)
 	if err != nil {
-		return fmt.Errorf("listing routes of %s: %w", from.Attrs().Name, err)
+		return fmt.Errorf("for %s: %w", from.Attrs().Name, err)
 	}
 	for _, onLink := range []bool{true, false} {
 		for i := range routes {
 			route := routes[i]
-			if route.Type != unix.RTN_UNICAST || onLink != (route.Gw == nil) {
+			if route.LinkIndex != index || route.Type != unix.RTN_UNICAST || onLink != (route.Gw == nil) {
 				continue
 			}
 			route.Table, route.Protocol = sourceTables+index, routeProtocol
@@ -198,24 +172,16 @@ func (p *pod) wrongSources(born netlink.Link, spec *Interface) ([]string, error)
 	return wrong, nil
 }
 
-// unrouteBySource removes the rules of an interface; its routes go with it.
-func (p *pod) unrouteBySource(spec *Interface) error {
+// dropSources asks for an interface's rules to go; its routes go with it.
+func dropSources(index int, spec *Interface) []*request {
 	if spec.Source == nil {
 		return nil
 	}
-	born, err := p.handle.LinkByName(spec.Name)
-	if err != nil {
-		return err
-	}
-	table := sourceTables + born.Attrs().Index
-	rules, err := p.sourceRules(table)
-	if err != nil {
-		return err
-	}
-	for _, address := range rules {
-		if err := p.handle.RuleDel(sourceRule(address, table)); err != nil && !IsGone(err) {
-			return fmt.Errorf("removing the rule of %s: %w", address, err)
+	var out []*request
+	for _, address := range spec.Addresses {
+		if spec.Source.has(address.Addr()) {
+			out = append(out, deleteRule(address.Addr(), sourceTables+index))
 		}
 	}
-	return nil
+	return out
 }

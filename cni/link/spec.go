@@ -89,6 +89,15 @@ type Path struct {
 	// Addresses are the node's own, as /32 or /128.
 	Addresses []netip.Prefix `json:"addresses"`
 	Routes    []HostRoute    `json:"routes"`
+	// Reach are whole subnets of the Network, with its pods on other nodes.
+	Reach []SubnetRoute `json:"-"`
+}
+
+// SubnetRoute is the host's route to a subnet of a Network.
+type SubnetRoute struct {
+	To netip.Prefix
+	// Source is one of the node's own addresses on the device.
+	Source netip.Addr
 }
 
 // HostRoute is the host's route to one pod address.
@@ -99,10 +108,17 @@ type HostRoute struct {
 }
 
 // Masquerade says that what leaves a Network through the host takes the host's
-// address: nobody outside knows a way back to the Network.
+// address: nobody outside knows a way back to the Network. So does what the host
+// sends into the Network after it has given it another destination, as it does
+// for Services: the answer must come back by the host, which knows the former one.
 type Masquerade struct {
 	// Device is the Network's own in the host; what leaves by it stays inside.
 	Device string
 	// Subnets are all of the Network's, both families.
 	Subnets []netip.Prefix
+	// Sources are the node's own addresses on the device, one of each family.
+	Sources []netip.Addr
+	// Local are addresses of pods of this node that send what is for outside the
+	// Network to the host: they see who asks, as no translation is needed.
+	Local []netip.Prefix
 }

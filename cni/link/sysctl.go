@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // sysctlInterface stands for the interface's name in the name of a Sysctl.
@@ -45,33 +46,101 @@ func settingsOf(spec *Interface) ([]sysctl, error) {
 	return out, nil
 }
 
+// podSysctls are our own settings of an interface: the kernel is to announce its
+// addresses, which need no check for duplicates, and routers are to leave it alone.
+func podSysctls(spec *Interface) []sysctl {
+	out := []sysctl{{"ipv4/conf/" + spec.Name + "/arp_notify", "1"}}
+	v6 := "ipv6/conf/" + spec.Name + "/"
+	out = append(out, sysctl{v6 + "accept_ra", "0"}) // an interface without IPv6 addresses must not get any so
+	if !hasIPv6(spec.Addresses) {
+		return out
+	}
+	return append(out, sysctl{v6 + "disable_ipv6", "0"}, sysctl{v6 + "accept_dad", "0"}, sysctl{v6 + "ndisc_notify", "1"})
+}
+
+// preset has the interfaces be born with our own settings: new ones copy those
+// called default. That takes a third of the time that it takes to write each of
+// the many files. It returns what gives the defaults back, for others that come
+// later, or nil where it is not done: of a single interface nothing would be
+// gained, and a pod that gets it by hot plug runs already.
+func (p *pod) preset(all []addition) (restore func(), err error) {
+	for i := range all {
+		if all[i].kind.birth == nil || hasIPv6(all[i].Addresses) != hasIPv6(all[0].Addresses) {
+			return nil, nil
+		}
+	}
+	if len(all) < 2 {
+		return nil, nil
+	}
+	var undo []func()
+	restore = func() {
+		for _, f := range undo {
+			f()
+		}
+	}
+	for _, s := range podSysctls(&Interface{Name: "default", Addresses: all[0].Addresses}) {
+		f, failed := p.exchangeSysctl(s)
+		if f != nil {
+			undo = append(undo, f)
+		}
+		if failed != nil && err == nil {
+			err = failed
+		}
+	}
+	return restore, err
+}
+
+// exchangeSysctl makes a setting and returns what makes it what it was; nil if
+// it was so before.
+func (p *pod) exchangeSysctl(s sysctl) (undo func(), err error) {
+	fd, err := unix.Open(filepath.Join(p.procSys, "net", s.path), unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil && s.needless(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("opening net/%s: %w", s.path, err)
+	}
+	var before [16]byte
+	n, err := unix.Pread(fd, before[:], 0)
+	if err == nil && strings.TrimSpace(string(before[:n])) != s.value {
+		if _, err = unix.Pwrite(fd, []byte(s.value), 0); err == nil {
+			return func() {
+				_, _ = unix.Pwrite(fd, before[:n], 0)
+				_ = unix.Close(fd)
+			}, nil
+		}
+	}
+	_ = unix.Close(fd)
+	if err != nil {
+		return nil, fmt.Errorf("setting net/%s to %s: %w", s.path, s.value, err)
+	}
+	return nil, nil
+}
+
 // addSysctls makes the settings that were asked for; unlike our own, each must
 // be possible.
 func (p *pod) addSysctls(spec *Interface) error {
 	settings, err := settingsOf(spec)
-	if err != nil || len(settings) == 0 {
+	if err != nil {
 		return err
 	}
-	return p.setSysctls(p.ns, settings)
+	return p.writeSysctls(settings)
 }
 
 func (p *pod) wrongSysctls(_ netlink.Link, spec *Interface) ([]string, error) {
 	settings, err := settingsOf(spec)
-	if err != nil || len(settings) == 0 {
+	if err != nil {
 		return nil, err
 	}
 	var wrong []string
-	err = inNamespace(p.ns, func() error {
-		for i, s := range settings {
-			raw, err := os.ReadFile(filepath.Join(p.procSys, "net", s.path))
-			if err != nil {
-				return fmt.Errorf("reading net/%s: %w", s.path, err)
-			}
-			if has := strings.TrimSpace(string(raw)); has != s.value {
-				wrong = append(wrong, fmt.Sprintf("has %s %s, not %s", spec.Sysctls[i].Name, has, s.value))
-			}
+	for i, s := range settings {
+		raw, err := os.ReadFile(filepath.Join(p.procSys, "net", s.path))
+		if err != nil {
+			return nil, fmt.Errorf("reading net/%s: %w", s.path, err)
 		}
-		return nil
-	})
-	return wrong, err
+		if has := strings.TrimSpace(string(raw)); has != s.value {
+			wrong = append(wrong, fmt.Sprintf("has %s %s, not %s", spec.Sysctls[i].Name, has, s.value))
+		}
+	}
+	return wrong, nil
 }

@@ -5,62 +5,73 @@ package link
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"slices"
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
 )
 
-// Bounds of the wait for a bridge port to forward, see announceVeth.
+// Bounds of the wait for a bridge port to forward, see announceVeth. The kernel
+// mostly takes some ten microseconds for it, so the first looks come soon.
 const (
-	portWait = time.Second
-	portPoll = time.Millisecond
+	portWait      = time.Second
+	portFirstPoll = 50 * time.Microsecond
+	portPoll      = time.Millisecond
 )
 
-// createVeth makes the host's end the primary link, so that the pod's end is
-// born in the pod and the host's can be a port of the bridge.
-func createVeth(p *pod, spec *Interface) error {
+// bearVeth makes the host's end the primary link, so that the pod's end is born
+// in the pod and the host's can be a port of the bridge.
+func bearVeth(p *pod, spec *Interface) ([]*request, error) {
 	mac, err := net.ParseMAC(spec.MAC)
 	if err != nil {
-		return err
+		return nil, err
+	}
+	bridge, err := p.parent(spec)
+	if err != nil {
+		return nil, err
+	}
+	r := newRequest(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, "")
+	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	r.AddData(msg)
+	r.attr(unix.IFLA_IFNAME, nl.ZeroTerminated(spec.HostEnd))
+	// The host's end has the bridge's MTU: the bridge takes the smallest of its
+	// ports (br_mtu_auto_adjust in net/bridge/br_if.c), and a pod on a Network of
+	// smaller MTU would shrink what all others stand on.
+	r.number(unix.IFLA_MTU, uint32(bridge.Attrs().MTU))
+	if !spec.restricted() {
+		msg.Flags, msg.Change = unix.IFF_UP, unix.IFF_UP
+		r.number(unix.IFLA_MASTER, uint32(bridge.Attrs().Index))
+	}
+	peer := r.info(KindVeth).AddRtAttr(nl.VETH_INFO_PEER, nil)
+	peer.AddChild(nl.NewIfInfomsg(unix.AF_UNSPEC))
+	for _, attr := range p.born(spec, mac) {
+		peer.AddChild(attr)
+	}
+	// A port has no use for addresses of its own.
+	return []*request{r, withoutLinkLocal(spec.HostEnd)}, nil
+}
+
+// restricted: the port is not open to all that the pod may send.
+func (i *Interface) restricted() bool { return i.SpoofCheck || i.Isolated }
+
+// connectVeth makes the host's end a port, which is restricted before it is up.
+func connectVeth(p *pod, spec *Interface) error {
+	if !spec.restricted() {
+		return nil // it is one since its birth
 	}
 	bridge, err := p.parent(spec)
 	if err != nil {
 		return err
 	}
-	if stale, err := p.host.LinkByName(spec.HostEnd); err == nil {
-		if err := p.host.LinkDel(stale); err != nil {
-			return fmt.Errorf("removing %s of an earlier attempt: %w", spec.HostEnd, err)
-		}
-	}
-	// The host's end has the bridge's MTU: the bridge takes the smallest of its
-	// ports (br_mtu_auto_adjust in net/bridge/br_if.c), and a pod on a Network of
-	// smaller MTU would shrink what all others stand on.
-	veth := &netlink.Veth{
-		LinkAttrs: netlink.LinkAttrs{Name: spec.HostEnd, MTU: bridge.Attrs().MTU, TxQLen: -1},
-		PeerName:  spec.Name, PeerHardwareAddr: mac, PeerMTU: uint32(spec.MTU), PeerTxQLen: -1, PeerNamespace: netlink.NsFd(p.ns),
-	}
-	if err := p.host.LinkAdd(veth); err != nil {
+	end, err := p.host.LinkByName(spec.HostEnd)
+	if err != nil {
 		return err
 	}
-	end, err := p.host.LinkByName(spec.HostEnd)
-	if err == nil {
-		// A port has no use for addresses of its own.
-		_ = p.setSysctls(p.Links.ns, []sysctl{{"ipv6/conf/" + spec.HostEnd + "/disable_ipv6", "1"}})
-		err = p.connect(spec, end, bridge)
-	}
-	if err != nil {
-		return errors.Join(err, p.remove(spec))
-	}
-	return nil
-}
-
-// connect makes the host's end a port, which is restricted before it is up.
-func (p *pod) connect(spec *Interface, end, bridge netlink.Link) error {
 	if spec.SpoofCheck {
 		if err := p.guard(spec); err != nil {
 			return err
@@ -109,10 +120,18 @@ func cleanVeth(l *Links, spec *Interface) error {
 // before the kernel's linkwatch has let the bridge port forward, and is
 // dropped there. Setting the MAC, here to what it is, makes the kernel
 // announce again (NETDEV_CHANGEADDR).
-func announceVeth(ctx context.Context, p *pod, born netlink.Link, spec *Interface) error {
-	deadline := time.Now().Add(portWait)
+func announceVeth(ctx context.Context, p *pod, index int, spec *Interface) error {
+	mac, err := net.ParseMAC(spec.MAC)
+	if err != nil {
+		return err
+	}
+	deadline, poll := time.Now().Add(portWait), portFirstPoll
 	for {
-		end, err := p.host.LinkByName(spec.HostEnd)
+		found, err := p.outside.find([]string{spec.HostEnd})
+		if err != nil {
+			return err
+		}
+		end, err := found[0].link()
 		if err != nil {
 			return fmt.Errorf("looking for the host's end: %w", err)
 		}
@@ -126,17 +145,13 @@ func announceVeth(ctx context.Context, p *pod, born netlink.Link, spec *Interfac
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(portPoll):
+		case <-time.After(poll):
+			poll = min(2*poll, portPoll)
 		}
 	}
-	mac, err := net.ParseMAC(spec.MAC)
-	if err != nil {
-		return err
-	}
-	if err := p.handle.LinkSetHardwareAddr(born, mac); err != nil {
-		return fmt.Errorf("announcing: %w", err)
-	}
-	return nil
+	again := change(index, 0, "announcing "+spec.Name)
+	again.attr(unix.IFLA_ADDRESS, mac)
+	return p.inside.runAll([]*request{again})
 }
 
 // removeHostEnd is for a veth whose pod's end could not be found.

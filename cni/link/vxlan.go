@@ -55,7 +55,7 @@ type Forward struct {
 // moment, while they stay plugged to the bridge. It returns true if the vxlan
 // device is new, and so forwards nothing yet.
 func (l *Links) EnsureOverlay(ctx context.Context, o Overlay) (made bool, err error) {
-	leave, err := l.enter(ctx)
+	_, leave, err := l.enter(ctx)
 	if err != nil {
 		return false, err
 	}
@@ -152,7 +152,7 @@ func (l *Links) makeVXLAN(ctx context.Context, o *Overlay, name string, underlay
 		return nil, explain(err, o.Tunnel.Device)
 	}
 	// A bridge port has no use for addresses of its own.
-	if err := l.setSysctls(l.ns, []sysctl{{"ipv6/conf/" + name + "/disable_ipv6", "1"}}); err != nil {
+	if err := l.setSysctls([]sysctl{{"ipv6/conf/" + name + "/disable_ipv6", "1"}}); err != nil {
 		klog.FromContext(ctx).V(2).Info("Left a device as the kernel made it", "device", name, "err", err)
 	}
 	return l.host.LinkByName(name)
