@@ -13,6 +13,8 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -73,18 +75,25 @@ func (r running) Networks(ctx context.Context, pod types.NamespacedName, uid typ
 }
 
 func (r running) Plugged(pod types.NamespacedName, uid types.UID, note string) {
-	r.recorder.Eventf(podOf(pod, uid), nil, corev1.EventTypeNormal, v1alpha1.EventHotPlugged, actionHotPlug, "%s", note)
+	r.recorder.Eventf(podOf(r.cached, pod, uid), nil, corev1.EventTypeNormal, v1alpha1.EventHotPlugged, actionHotPlug, "%s", note)
 }
 
 func (r running) Refused(pod types.NamespacedName, uid types.UID, note string) {
-	r.recorder.Eventf(podOf(pod, uid), nil, corev1.EventTypeWarning, v1alpha1.EventHotPlugRefused, actionHotPlug, "%s", note)
+	r.recorder.Eventf(podOf(r.cached, pod, uid), nil, corev1.EventTypeWarning, v1alpha1.EventHotPlugRefused, actionHotPlug, "%s", note)
 }
 
 // actionHotPlug is what events of hot plug say was done.
 const actionHotPlug = "HotPlug"
 
-func podOf(pod types.NamespacedName, uid types.UID) *corev1.Pod {
-	return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name, UID: uid}}
+// podOf is the pod that an event is about, at its present version: of two events
+// that differ in their notes alone the recorder only counts the second.
+func podOf(cached client.Reader, pod types.NamespacedName, uid types.UID) *corev1.Pod {
+	out := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name, UID: uid}}
+	var shown corev1.Pod
+	if err := cached.Get(context.Background(), pod, &shown); err == nil && shown.UID == uid {
+		out.ResourceVersion = shown.ResourceVersion
+	}
+	return out
 }
 
 // claims implements attach.Claims. A node has few pods with fixed addresses, so
@@ -103,6 +112,22 @@ func (c claims) OfPod(uid types.UID) []*v1alpha1.IPClaim {
 		}
 	}
 	return out
+}
+
+// definitions implements attach.Definitions. They are read when a pod asks for
+// one, and not watched: the kind may be missing, and there may be many.
+type definitions struct{ live client.Reader }
+
+//+kubebuilder:rbac:groups=k8s.cni.cncf.io,resources=network-attachment-definitions,verbs=get
+
+func (d definitions) Config(ctx context.Context, namespace, name string) (string, error) {
+	var out unstructured.Unstructured
+	out.SetGroupVersionKind(schema.GroupVersionKind{Group: "k8s.cni.cncf.io", Version: "v1", Kind: "NetworkAttachmentDefinition"})
+	if err := d.live.Get(ctx, types.NamespacedName{Namespace: namespace, Name: name}, &out); err != nil {
+		return "", err
+	}
+	text, _, err := unstructured.NestedString(out.Object, "spec", "config")
+	return text, err
 }
 
 // held implements inventory.HeldSource.
@@ -127,10 +152,13 @@ func (o onLinks) NICsInPods() []link.Device { return o.server.NICsInPods() }
 func (o onLinks) Parents() []string { return o.server.Parents() }
 
 // taken implements attach.Taken.
-type taken struct{ recorder events.EventRecorder }
+type taken struct {
+	cached   client.Reader
+	recorder events.EventRecorder
+}
 
 func (t taken) AddressTaken(pod types.NamespacedName, uid types.UID, note string) {
-	t.recorder.Eventf(podOf(pod, uid), nil, corev1.EventTypeWarning, v1alpha1.EventAddressTaken, "Attach", "%s", note)
+	t.recorder.Eventf(podOf(t.cached, pod, uid), nil, corev1.EventTypeWarning, v1alpha1.EventAddressTaken, "Attach", "%s", note)
 }
 
 // serviceCIDRs gives the ranges of ClusterIPs: those of the flag, or else

@@ -33,6 +33,7 @@ import (
 	"github.com/netplane/netplane/cni/link"
 	"github.com/netplane/netplane/cni/overlay"
 	"github.com/netplane/netplane/cni/report"
+	"github.com/netplane/netplane/cni/serviceproxy"
 )
 
 const (
@@ -47,21 +48,23 @@ const (
 
 // agent is all that runs on a node.
 type agent struct {
-	mgr       ctrl.Manager
-	socket    string
-	devices   *link.Devices
-	links     *link.Links
-	addresses *ipam.Manager
-	collector *ipam.Collector
-	held      held
-	inventory *inventory.Inventory
-	overlays  *overlay.Manager
-	reporter  *report.Reporter
-	server    *attach.Server
-	installer *install.Installer
+	mgr        ctrl.Manager
+	socket     string
+	devices    *link.Devices
+	links      *link.Links
+	addresses  *ipam.Manager
+	collector  *ipam.Collector
+	held       held
+	inventory  *inventory.Inventory
+	overlays   *overlay.Manager
+	clusterIPs *serviceproxy.Manager
+	reporter   *report.Reporter
+	server     *attach.Server
+	installer  *install.Installer
 	// namespaces and watched are what the agent has copies of; see follow.
 	namespaces *namespaces
 	watched    watched
+	nodeName   string
 	// uninstalling has the agent take the CNI configuration away instead.
 	uninstalling bool
 
@@ -76,7 +79,7 @@ type agent struct {
 // +kubebuilder:rbac:groups="",resources=namespaces,verbs=get;list;watch
 // +kubebuilder:rbac:groups=netplane.io,resources=ipclaims,verbs=get;list;watch
 func newAgent(mgr ctrl.Manager, opts *options) (_ *agent, err error) {
-	a := &agent{mgr: mgr, uninstalling: opts.uninstall}
+	a := &agent{mgr: mgr, nodeName: opts.nodeName, uninstalling: opts.uninstall}
 	made := false
 	defer func() {
 		if !made {
@@ -134,6 +137,7 @@ func (a *agent) makeParts(opts *options) (err error) {
 	}
 	a.addresses.Subscribe(func(string, bool) { a.inventory.NotifyHeld() })
 	a.makeOverlays(opts)
+	a.makeClusterIPs(opts.nodeName)
 	return nil
 }
 
@@ -146,7 +150,7 @@ func (a *agent) makeServer(opts *options) (err error) {
 	if err != nil {
 		return err
 	}
-	config := attach.Config{StateDir: opts.stateDir, PodCIDRs: podCIDRs}
+	config := attach.Config{StateDir: opts.stateDir, PodCIDRs: podCIDRs, NADPluginTypes: opts.nadTypes, NADNamespaceIsolation: opts.nadIsolation, NADGlobalNamespaces: opts.nadGlobal}
 	a.socket = config.Socket()
 	reader := a.mgr.GetClient()
 	a.namespaces = &namespaces{caches: a.mgr.GetCache()}
@@ -165,9 +169,11 @@ func (a *agent) makeServer(opts *options) (err error) {
 		Prober:       a.links,
 		Delegates:    opts.delegates(),
 		Foreign:      a.links,
-		Taken:        taken{a.mgr.GetEventRecorder(v1alpha1.FieldOwnerAgent)},
+		Definitions:  definitions{a.mgr.GetAPIReader()},
+		Taken:        taken{reader, a.mgr.GetEventRecorder(v1alpha1.FieldOwnerAgent)},
 		Reporter:     a.reporter,
 		Overlays:     a.overlays,
+		ClusterIPs:   a.clusterIPs,
 		Topology:     func() attach.Topology { return a.inventory.Current() },
 		ServiceCIDRs: serviceCIDRs{reader: reader, fixed: fixed}.list,
 	})
@@ -177,6 +183,7 @@ func (a *agent) makeServer(opts *options) (err error) {
 	a.installer, err = install.New(install.Config{
 		Source: opts.pluginSource, BinDir: opts.cniBinDir, ConfDir: opts.cniConfDir,
 		Socket: a.socket, SpoolDir: string(config.Spool()), Journal: filepath.Join(opts.stateDir, journalFile),
+		Bypassed: a.inventory.Bypassed,
 	})
 	if err != nil {
 		return fmt.Errorf("making the installer: %w", err)
@@ -190,6 +197,18 @@ func (a *agent) register() error {
 		return fmt.Errorf("registering the agent: %w", err)
 	}
 	return errors.Join(registerProbes(a), registerMetrics(a))
+}
+
+// recallConflicts goes on with what the former agent said of blocks that other
+// nodes have.
+func (a *agent) recallConflicts(ctx context.Context) error {
+	var published v1alpha1.NodeNetwork
+	err := a.mgr.GetClient().Get(ctx, client.ObjectKey{Name: a.nodeName}, &published)
+	if client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("reading which blocks other nodes have: %w", err)
+	}
+	a.addresses.Recall(published.Status.Conflicts)
+	return nil
 }
 
 // close frees what newAgent opened.
@@ -220,6 +239,9 @@ func (a *agent) run(ctx context.Context) error {
 		return err
 	}
 	logger.Info("Replayed the address journal", "leases", len(a.addresses.Leases()))
+	if err := a.recallConflicts(ctx); err != nil {
+		return err
+	}
 	if err := a.server.ReplaySpool(ctx); err != nil {
 		return fmt.Errorf("replaying what came while no agent served: %w", err)
 	}
@@ -238,7 +260,7 @@ func (a *agent) run(ctx context.Context) error {
 		run  func(context.Context) error
 	}{
 		{"inventory", a.inventory.Run}, {"report", a.reporter.Run}, {"garbage", a.collector.Start},
-		{"overlay", a.overlays.Run}, {"attach", a.server.Run}, {"install", a.install}, {"ready", a.markReady},
+		{"overlay", a.overlays.Run}, {"clusterips", a.clusterIPs.Run}, {"attach", a.server.Run}, {"install", a.install}, {"ready", a.markReady},
 	} {
 		group.Go(func() error {
 			if err := part.run(klog.NewContext(ctx, logger.WithName(part.name))); err != nil {
@@ -247,7 +269,11 @@ func (a *agent) run(ctx context.Context) error {
 			return nil
 		})
 	}
-	return group.Wait()
+	err := group.Wait()
+	if a.uninstalling {
+		a.server.Leave(context.WithoutCancel(ctx))
+	}
+	return err
 }
 
 // follow subscribes to what the inventory depends on and waits until every
@@ -308,6 +334,7 @@ func (a *agent) cached() map[string]int {
 func (a *agent) networksChanged(ctx context.Context) {
 	a.inventory.Notify()
 	a.overlays.Notify()
+	a.clusterIPs.Notify()
 	if err := a.namespaces.adapt(ctx); err != nil && ctx.Err() == nil {
 		klog.FromContext(ctx).Error(err, "Networks with a namespaceSelector may refuse pods")
 	}

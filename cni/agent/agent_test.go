@@ -27,6 +27,7 @@ import (
 	"github.com/netplane/netplane/api/v1alpha1"
 	"github.com/netplane/netplane/cni/attach"
 	"github.com/netplane/netplane/cni/inventory"
+	"github.com/netplane/netplane/cni/serviceproxy"
 )
 
 // What the parts want of each other, where the compiler would otherwise tell
@@ -37,6 +38,7 @@ var (
 	_ attach.Pods          = pods{}
 	_ inventory.HeldSource = held{}
 	_ attach.Topology      = (*inventory.Snapshot)(nil)
+	_ serviceproxy.Watch   = services{}
 )
 
 func TestOptionsSayEverythingThatIsWrong(t *testing.T) {

@@ -8,10 +8,12 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
@@ -37,7 +39,7 @@ const stopTimeout = 10 * time.Second
 // them; of each only what is read.
 func newManager(config *rest.Config, opts *options) (ctrl.Manager, error) {
 	scheme := runtime.NewScheme()
-	if err := errors.Join(corev1.AddToScheme(scheme), networkingv1.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
+	if err := errors.Join(corev1.AddToScheme(scheme), discoveryv1.AddToScheme(scheme), networkingv1.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
 		return nil, fmt.Errorf("building the scheme: %w", err)
 	}
 	stop := stopTimeout
@@ -85,7 +87,10 @@ func slimNode(obj any) (any, error) {
 func slimPod(obj any) (any, error) {
 	if pod, ok := obj.(*corev1.Pod); ok {
 		slim := &corev1.Pod{ObjectMeta: slimMeta(&pod.ObjectMeta)}
-		for _, key := range []string{v1alpha1.AnnotationNetworks, v1alpha1.AnnotationNetworkStatus, v1alpha1.AnnotationNetworkStatusSandbox, v1alpha1.AnnotationAttached} {
+		for _, key := range []string{
+			v1alpha1.AnnotationNetworks, v1alpha1.AnnotationNPWGNetworks, v1alpha1.AnnotationMultusDefaultNetwork,
+			v1alpha1.AnnotationNetworkStatus, v1alpha1.AnnotationNetworkStatusSandbox, v1alpha1.AnnotationAttached,
+		} {
 			if value, ok := pod.Annotations[key]; ok {
 				metav1.SetMetaDataAnnotation(&slim.ObjectMeta, key, value)
 			}
@@ -135,24 +140,39 @@ func follow(ctx context.Context, caches cache.Cache, obj client.Object, changed 
 // watched are the informers by kind, to tell how much they hold.
 type watched struct {
 	mu     sync.Mutex
-	byKind map[string]cache.Informer
+	byKind map[string][]cache.Informer
 }
 
 func (w *watched) add(obj client.Object, informer cache.Informer) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.byKind == nil {
-		w.byKind = map[string]cache.Informer{}
+		w.byKind = map[string][]cache.Informer{}
 	}
-	w.byKind[kindOf(obj)] = informer
+	w.byKind[kindOf(obj)] = append(w.byKind[kindOf(obj)], informer)
+}
+
+// addUntil is add for an informer that ends with ctx.
+func (w *watched) addUntil(ctx context.Context, obj client.Object, informer cache.Informer) {
+	w.add(obj, informer)
+	context.AfterFunc(ctx, func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		left := slices.DeleteFunc(w.byKind[kindOf(obj)], func(i cache.Informer) bool { return i == informer })
+		if w.byKind[kindOf(obj)] = left; len(left) == 0 {
+			delete(w.byKind, kindOf(obj))
+		}
+	})
 }
 
 func (w *watched) counts() map[string]int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	out := make(map[string]int, len(w.byKind))
-	for kind, informer := range w.byKind {
-		out[kind] = size(informer)
+	for kind, informers := range w.byKind {
+		for _, informer := range informers {
+			out[kind] += size(informer)
+		}
 	}
 	return out
 }

@@ -39,6 +39,10 @@ type options struct {
 	metricsAddress string
 	serviceCIDRs   []string
 	podCIDRs       []string
+	nadTypes       []string
+	nadIsolation   bool
+	nadGlobal      []string
+	nadConfDir     string
 	qps            float32
 	burst          int
 	uninstall      bool
@@ -52,6 +56,8 @@ func defaultOptions() *options {
 		mapFile:        "/etc/netplane/physical-network-map.yaml",
 		cniBinDir:      "/host/opt/cni/bin",
 		cniConfDir:     "/host/etc/cni/net.d",
+		nadGlobal:      []string{"default"}, // as Multus's globalNamespaces and confDir
+		nadConfDir:     "/host/etc/cni/multus/net.d",
 		pluginSource:   "/opt/netplane/bin/netplane",
 		hostProcSys:    "/host/proc/sys",
 		healthAddress:  ":10271",
@@ -75,6 +81,10 @@ func (o *options) addFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.metricsAddress, "metrics-bind-address", o.metricsAddress, "address of /metrics; 0 turns it off")
 	fs.StringSliceVar(&o.serviceCIDRs, "service-cidr", o.serviceCIDRs, "ranges of ClusterIPs; the cluster's ServiceCIDRs if not given")
 	fs.StringSliceVar(&o.podCIDRs, "pod-cidr", o.podCIDRs, "ranges of the addresses that the cluster's own network gives pods; a pod reaches them by its eth0 also where another network has its default route")
+	fs.StringSliceVar(&o.nadTypes, "nad-plugin-types", o.nadTypes, "CNI plugin types, IPAM plugins included, that NetworkAttachmentDefinitions may run on the node; tenants write these, and plugins are root: none by default")
+	fs.BoolVar(&o.nadIsolation, "nad-namespace-isolation", o.nadIsolation, "pods may use the NetworkAttachmentDefinitions of their own namespace only, and those of --nad-global-namespaces")
+	fs.StringSliceVar(&o.nadGlobal, "nad-global-namespaces", o.nadGlobal, "namespaces whose NetworkAttachmentDefinitions all pods may use, with --nad-namespace-isolation too")
+	fs.StringVar(&o.nadConfDir, "nad-conf-dir", o.nadConfDir, "the host's folder of configurations for NetworkAttachmentDefinitions without spec.config, looked at before --cni-conf-dir; it need not exist")
 	fs.Float32Var(&o.qps, "kube-api-qps", o.qps, "requests per second to the API server")
 	fs.IntVar(&o.burst, "kube-api-burst", o.burst, "requests at once to the API server")
 	fs.BoolVar(&o.uninstall, "uninstall", o.uninstall, "give the node its own CNI configuration back instead of installing ours, and look after the pods that have networks")
@@ -91,7 +101,7 @@ func (o *options) validate() error {
 	}
 	for _, p := range []struct{ flag, path string }{
 		{"state-dir", o.stateDir}, {"map-file", o.mapFile}, {"cni-bin-dir", o.cniBinDir}, {"cni-conf-dir", o.cniConfDir},
-		{"plugin-source", o.pluginSource}, {"host-proc-sys", o.hostProcSys},
+		{"plugin-source", o.pluginSource}, {"host-proc-sys", o.hostProcSys}, {"nad-conf-dir", o.nadConfDir},
 	} {
 		if !filepath.IsAbs(p.path) {
 			problems = append(problems, fmt.Errorf("--%s %q must be an absolute path", p.flag, p.path))
@@ -131,5 +141,5 @@ func prefixes(flag string, texts []string) ([]netip.Prefix, error) {
 
 // delegates are the CNI configurations and plugins that the node has of others.
 func (o *options) delegates() *delegate.Library {
-	return &delegate.Library{ConfDir: o.cniConfDir, BinDir: o.cniBinDir}
+	return &delegate.Library{ConfDir: o.cniConfDir, DefinitionDir: o.nadConfDir, BinDir: o.cniBinDir}
 }

@@ -10,11 +10,8 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
-	toolscache "k8s.io/client-go/tools/cache"
-	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/netplane/netplane/api/v1alpha1"
 	"github.com/netplane/netplane/cni/inventory"
@@ -27,49 +24,16 @@ import (
 type peers struct{ mgr ctrl.Manager }
 
 func (p peers) Follow(ctx context.Context, network string, changed func()) (func() ([]*v1alpha1.IPBlock, bool), error) {
-	blocks, err := cache.New(p.mgr.GetConfig(), cache.Options{
-		Scheme: p.mgr.GetScheme(), Mapper: p.mgr.GetRESTMapper(), HTTPClient: p.mgr.GetHTTPClient(),
-		ByObject: map[client.Object]cache.ByObject{
-			&v1alpha1.IPBlock{}: {Field: fields.OneTermEqualSelector(v1alpha1.FieldIPBlockNetwork, network), Transform: slimBlock},
-		},
-	})
+	fill, err := followApart(ctx, p.mgr, &v1alpha1.IPBlock{}, cache.ByObject{
+		Field: fields.OneTermEqualSelector(v1alpha1.FieldIPBlockNetwork, network), Transform: slimBlock,
+	}, nil, changed)
 	if err != nil {
-		return nil, fmt.Errorf("making the cache of the blocks of network %q: %w", network, err)
+		return nil, fmt.Errorf("following the blocks of network %q: %w", network, err)
 	}
-	informer, err := blocks.GetInformer(ctx, &v1alpha1.IPBlock{}, cache.BlockUntilSynced(false))
-	if err != nil {
-		return nil, fmt.Errorf("watching the blocks of network %q: %w", network, err)
-	}
-	if _, err := informer.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
-		AddFunc:    func(any) { changed() },
-		UpdateFunc: func(_, _ any) { changed() },
-		DeleteFunc: func(any) { changed() },
-	}); err != nil {
-		return nil, fmt.Errorf("watching the blocks of network %q: %w", network, err)
-	}
-	go func() {
-		if err := blocks.Start(ctx); err != nil {
-			klog.FromContext(ctx).Error(err, "The blocks of a vxlan network are not followed", "network", network)
-		}
-	}()
-	go func() {
-		if blocks.WaitForCacheSync(ctx) {
-			changed() // also of a Network without blocks
-		}
-	}()
 	return func() ([]*v1alpha1.IPBlock, bool) {
 		var list v1alpha1.IPBlockList
-		if !informer.HasSynced() {
-			return nil, false
-		}
-		if err := blocks.List(ctx, &list, client.UnsafeDisableDeepCopy); err != nil {
-			return nil, false
-		}
-		out := make([]*v1alpha1.IPBlock, 0, len(list.Items))
-		for i := range list.Items {
-			out = append(out, &list.Items[i])
-		}
-		return out, true
+		known := fill(&list)
+		return pointers(list.Items), known
 	}, nil
 }
 

@@ -5,6 +5,8 @@ package main
 
 import (
 	"context"
+	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -68,9 +70,11 @@ func (a *agent) awaitStarts(ctx context.Context) int {
 	}
 }
 
-// beingStarted says that a pod asked for networks and has none yet.
+// beingStarted says that a pod asked for networks, in whichever way, and has none
+// yet. One that Multus sees to is waited for in vain at worst.
 func beingStarted(pod *corev1.Pod) bool {
-	_, asks := pod.Annotations[v1alpha1.AnnotationNetworks]
+	asks := slices.ContainsFunc([]string{v1alpha1.AnnotationNetworks, v1alpha1.AnnotationNPWGNetworks, v1alpha1.AnnotationMultusDefaultNetwork},
+		func(key string) bool { return strings.TrimSpace(pod.Annotations[key]) != "" })
 	_, has := pod.Annotations[v1alpha1.AnnotationNetworkStatus]
 	return asks && !has && pod.DeletionTimestamp == nil && pod.Status.Phase == corev1.PodPending
 }

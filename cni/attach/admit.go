@@ -4,10 +4,13 @@
 package attach
 
 import (
+	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 
 	current "github.com/containernetworking/cni/pkg/types/100"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -46,6 +49,14 @@ type wanted struct {
 	// plugin gives the addresses, too.
 	conf   *delegate.Conf
 	result *current.Result
+	// found is what the interface itself says, if the result does not.
+	found link.Adopted
+	// device is what that plugin said of the device behind the interface.
+	device json.RawMessage
+	// runtimeConfig is what such a plugin is given beside the MAC address.
+	runtimeConfig map[string]json.RawMessage
+	// hops are the routers of the pod's default routes, if a selection names them.
+	hops []netip.Addr
 }
 
 func retry(format string, args ...any) error {
@@ -54,6 +65,17 @@ func retry(format string, args ...any) error {
 
 func invalid(format string, args ...any) error {
 	return &wire.Error{Code: wire.CodeInvalidConfig, Msg: fmt.Sprintf(format, args...)}
+}
+
+// admitBoth admits what a pod asks for in either way.
+func (s *Server) admitBoth(ctx context.Context, sandbox *wire.Sandbox, annotation string, npwg *wire.NPWG) (all []wanted, err error) {
+	if strings.TrimSpace(annotation) != "" || npwg == nil {
+		if all, err = s.admit(sandbox, annotation); err != nil {
+			return nil, err
+		}
+	}
+	selected, err := s.selected(ctx, sandbox, npwg, all)
+	return append(all, selected...), err
 }
 
 // admit checks everything that can be known before an address is taken and a

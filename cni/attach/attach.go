@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/klog/v2"
 
 	"github.com/netplane/netplane/api/v1alpha1"
 	"github.com/netplane/netplane/cni/delegate"
@@ -25,9 +24,9 @@ import (
 const undoTimeout = 20 * time.Second
 
 // prepare checks the pod's right and reserves its addresses: all or none.
-func (s *Server) prepare(ctx context.Context, sandbox *wire.Sandbox, annotation string) (_ []wanted, err error) {
+func (s *Server) prepare(ctx context.Context, sandbox *wire.Sandbox, annotation string, npwg *wire.NPWG) (_ []wanted, err error) {
 	if _, ok := s.sandbox(sandbox.ContainerID); ok {
-		return nil, retry("sandbox %s has its networks already; DEL must come before another ADD", sandbox.ContainerID)
+		return nil, &wire.Error{Code: wire.CodeInvalidEnvironment, Msg: fmt.Sprintf("CNI_CONTAINERID %s has its networks already; DEL must come before another ADD", sandbox.ContainerID)}
 	}
 	prepared := false
 	defer func() {
@@ -35,7 +34,7 @@ func (s *Server) prepare(ctx context.Context, sandbox *wire.Sandbox, annotation 
 			s.nics.drop(sandbox.ContainerID)
 		}
 	}()
-	all, err := s.admit(sandbox, annotation)
+	all, err := s.admitBoth(ctx, sandbox, annotation, npwg)
 	if err != nil {
 		return nil, err
 	}
@@ -65,19 +64,24 @@ func (s *Server) takeAddresses(ctx context.Context, sandbox *wire.Sandbox, all [
 		if w.plan == nil {
 			continue
 		}
-		ask := ipam.Ask{Network: w.network.Name, Owner: ipam.Owner{
-			PodUID: sandbox.PodUID, PodNamespace: sandbox.PodNamespace, PodName: sandbox.PodName,
-			ContainerID: sandbox.ContainerID, IfName: w.request.IfName, NetNS: sandbox.NetNS,
-		}}
-		if w.fixed.IsValid() {
-			ask.Fixed, ask.NetworkUID, ask.Anchor = w.fixed, w.network.UID, w.primary()
-		}
-		asks = append(asks, ask)
+		asks = append(asks, w.ask(sandbox))
 	}
 	if err := s.reserve(ctx, all, asks); err != nil {
 		return err
 	}
 	return s.avoidTaken(ctx, sandbox, all, asks)
+}
+
+// ask is what is asked of the node's addresses for an interface.
+func (w *wanted) ask(sandbox *wire.Sandbox) ipam.Ask {
+	out := ipam.Ask{Network: w.network.Name, Owner: ipam.Owner{
+		PodUID: sandbox.PodUID, PodNamespace: sandbox.PodNamespace, PodName: sandbox.PodName,
+		ContainerID: sandbox.ContainerID, IfName: w.request.IfName, NetNS: sandbox.NetNS,
+	}}
+	if w.fixed.IsValid() {
+		out.Fixed, out.NetworkUID, out.Anchor = w.fixed, w.network.UID, w.primary()
+	}
+	return out
 }
 
 // reserve gives every interface an address; those that have one keep it.
@@ -102,30 +106,31 @@ func (s *Server) reserve(ctx context.Context, all []wanted, asks []ipam.Ask) err
 	return nil
 }
 
-// release gives addresses back for which no link was made, and returns cause.
-func (s *Server) release(ctx context.Context, sandbox *wire.Sandbox, cause error) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
-	defer cancel()
-	s.nics.drop(sandbox.ContainerID)
-	return errors.Join(cause, s.deps.Addresses.Release(ctx, sandbox.ContainerID))
-}
-
 // commit makes all interfaces or none, and returns the sandbox and its CNI
-// result. A record of what is to be made is on disk before the first link.
-func (s *Server) commit(ctx context.Context, sandbox *wire.Sandbox, all []wanted, network *wire.DefaultNetwork) (*Sandbox, json.RawMessage, error) {
+// result, of a version. A record of what is to be made is on disk before the first link.
+func (s *Server) commit(ctx context.Context, sandbox *wire.Sandbox, all []wanted, network *wire.DefaultNetwork, version string) (*Sandbox, json.RawMessage, error) {
+	if err := s.tidy(ctx, sandbox.NetNS, all); err != nil {
+		return nil, nil, s.giveUp(ctx, sandbox, all, err)
+	}
 	planned, err := s.plan(ctx, sandbox, all, network)
 	if err != nil {
-		return nil, nil, s.release(ctx, sandbox, err)
+		return nil, nil, s.giveUp(ctx, sandbox, all, err)
 	}
 	s.nics.drop(sandbox.ContainerID)
 	s.tellNICs(planned)
-	made := 0
+	var made []link.Interface
 	if err = s.ensureOverlays(ctx, all); err == nil {
 		made, err = s.make(ctx, planned)
 	}
+	if err == nil {
+		err = s.takeDefaults(ctx, sandbox.NetNS, all)
+	}
+	if err == nil {
+		err = s.serveClusterIPs(ctx, planned, all)
+	}
 	var raw json.RawMessage
 	if err == nil {
-		raw, err = result(sandbox.NetNS, builtIn(all), planned.Interfaces)
+		raw, err = result(sandbox.NetNS, builtIn(all), planned.Interfaces, version)
 	}
 	attached := *planned
 	attached.State = StateAttached
@@ -134,10 +139,10 @@ func (s *Server) commit(ctx context.Context, sandbox *wire.Sandbox, all []wanted
 	}
 	if err != nil {
 		undo := *planned
-		if made < len(planned.Interfaces) && planned.Interfaces[made].NIC != nil {
-			made++ // to look once more for a NIC: it must come back
-		}
-		undo.Interfaces = planned.Interfaces[:made]
+		// A NIC is looked for once more: it must come back.
+		undo.Interfaces = slices.DeleteFunc(slices.Clone(undo.Interfaces), func(i link.Interface) bool {
+			return i.NIC == nil && !slices.ContainsFunc(made, func(m link.Interface) bool { return m.Name == i.Name })
+		})
 		return nil, nil, errors.Join(err, s.undo(ctx, &undo))
 	}
 	return &attached, raw, nil
@@ -166,6 +171,9 @@ func (s *Server) plan(ctx context.Context, sandbox *wire.Sandbox, all []wanted, 
 // devices: they belong to the NIC, not to the pod, and go when no pod stands
 // on them.
 func (s *Server) designAll(ctx context.Context, sandbox *wire.Sandbox, all []wanted) (*Sandbox, error) {
+	if err := s.standOn(sandbox.ContainerID, all); err != nil {
+		return nil, err
+	}
 	out := &Sandbox{Sandbox: *sandbox, State: StateAttaching, Since: s.deps.Clock.Now(), Delegates: delegatedNames(all)}
 	services := s.deps.ServiceCIDRs()
 	for i := range all {
@@ -198,108 +206,48 @@ func (s *Server) report(sandbox *Sandbox) {
 	s.deps.Reporter.Attached(sandbox.Pod(), types.UID(sandbox.PodUID), sandbox.ContainerID, sandbox.Attachments, sandbox.uses())
 }
 
-// make makes the host's path and the interfaces; it returns how many of the
-// interfaces stand.
-func (s *Server) make(ctx context.Context, sandbox *Sandbox) (made int, err error) {
-	if err := s.tidy(ctx, sandbox); err != nil {
-		return 0, err
-	}
+// make makes the host's path and the interfaces. It returns those that stand, or
+// may: after an error too.
+func (s *Server) make(ctx context.Context, sandbox *Sandbox) (made []link.Interface, err error) {
 	if err := s.addPath(ctx, sandbox); err != nil {
-		return 0, err
+		return nil, err
 	}
 	if sandbox.Path != nil {
 		if err := s.mask(ctx); err != nil {
-			return 0, err
+			return nil, err
 		}
 	}
-	for i := range sandbox.Interfaces {
-		if err := s.deps.PodLinks.Add(ctx, sandbox.NetNS, sandbox.Interfaces[i]); err != nil {
-			return i, fmt.Errorf("interface %s: %w", sandbox.Interfaces[i].Name, err)
-		}
+	if len(sandbox.Interfaces) == 0 {
+		return nil, ctx.Err()
 	}
-	return len(sandbox.Interfaces), ctx.Err()
+	if err := s.deps.PodLinks.Add(ctx, sandbox.NetNS, sandbox.Interfaces...); err != nil {
+		return mayStand(sandbox.Interfaces, err), err
+	}
+	return sandbox.Interfaces, ctx.Err()
 }
 
-// undo detaches although the caller may be gone.
-func (s *Server) undo(ctx context.Context, sandbox *Sandbox) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
-	defer cancel()
-	return s.detach(ctx, sandbox)
-}
-
-// detach removes what a sandbox has, in reverse. Its addresses are free for
-// others only after no link has them. Every step may be repeated.
-func (s *Server) detach(ctx context.Context, sandbox *Sandbox) error {
-	for _, iface := range slices.Backward(sandbox.links()) {
-		if err := s.deps.PodLinks.Delete(ctx, sandbox.NetNS, iface); err != nil {
-			return err
-		}
-	}
-	if err := s.removePath(ctx, sandbox); err != nil {
-		return err
-	}
-	s.deps.Reporter.Detached(types.UID(sandbox.PodUID), sandbox.ContainerID)
-	if err := s.deps.Addresses.Release(ctx, sandbox.ContainerID); err != nil {
-		return fmt.Errorf("releasing addresses: %w", err)
-	}
-	if err := s.forget(sandbox.ContainerID); err != nil {
-		return err
-	}
-	s.leaveOverlays(sandbox)
-	s.plugs.forget(sandbox.ContainerID)
-	if sandbox.Path == nil {
+// mayStand are the interfaces that could not be made and may be there all the
+// same. The pod may have others of these names that are its own.
+func mayStand(all []link.Interface, err error) []link.Interface {
+	var left *link.LeftError
+	if !errors.As(err, &left) {
 		return nil
 	}
-	// A rule too many harms nobody; the next change drops it.
-	if err := s.mask(ctx); err != nil {
-		klog.FromContext(ctx).Error(err, "Kept a masquerade rule that nobody needs")
-	}
-	return nil
+	return slices.DeleteFunc(slices.Clone(all), func(i link.Interface) bool { return !slices.Contains(left.Names, i.Name) })
 }
 
-// del is DEL: it never fails for what is gone.
-func (s *Server) del(ctx context.Context, sandbox *wire.Sandbox) error {
-	unlock, err := s.busy.lock(ctx, sandbox.ContainerID)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	record, ok := s.sandbox(sandbox.ContainerID)
-	if ok {
-		return s.detach(ctx, record)
-	}
-	if err := s.deps.Addresses.Release(ctx, sandbox.ContainerID); err != nil {
-		return fmt.Errorf("releasing addresses: %w", err)
-	}
-	return s.forget(sandbox.ContainerID) // a record that could not be read
-}
-
-// gc is GC: what the runtime does not know any more goes. A sandbox in the
-// middle of its ADD is not in anybody's list yet and is left alone.
-func (s *Server) gc(ctx context.Context, valid []string) error {
-	var failed []error
-	for _, sandbox := range s.snapshot() {
-		if sandbox.State != StateAttached || slices.Contains(valid, sandbox.ContainerID) {
-			continue
-		}
-		klog.FromContext(ctx).Info("Removing a sandbox that the runtime does not know", "pod", sandbox.Pod(), "containerID", sandbox.ContainerID)
-		failed = append(failed, s.del(ctx, &sandbox.Sandbox))
-	}
-	return errors.Join(failed...)
-}
-
-// podNetworks finds a pod's annotation for a runtime that did not pass it. The
+// podNetworks finds a pod's annotations for a runtime that did not pass them. The
 // cache may lag behind kubelet by a moment.
-func (s *Server) podNetworks(ctx context.Context, sandbox *wire.Sandbox) (string, error) {
+func (s *Server) podNetworks(ctx context.Context, sandbox *wire.Sandbox) (*wire.Response, error) {
 	for try := 0; ; try++ {
 		if annotations, ok := s.deps.Pods.Annotations(sandbox.PodNamespace, sandbox.PodName); ok {
-			return annotations[v1alpha1.AnnotationNetworks], nil
+			return &wire.Response{Networks: annotations[v1alpha1.AnnotationNetworks], NPWG: wire.NPWGOf(annotations)}, nil
 		}
 		if try == cacheTries {
-			return "", retry("pod %s/%s is not known to the agent yet", sandbox.PodNamespace, sandbox.PodName)
+			return nil, retry("pod %s/%s is not known to the agent yet", sandbox.PodNamespace, sandbox.PodName)
 		}
 		if err := s.pause(ctx, cachePoll); err != nil {
-			return "", err
+			return nil, err
 		}
 	}
 }

@@ -31,10 +31,12 @@ func TestAddMakesWhatTheDesignSays(t *testing.T) {
 		"host: " + shim + " macvlan on np-eth1 mtu 1500",
 		"host: " + shim + " address 10.10.0.1/32",
 		"host: " + shim + " address fd00:10:10::a0a:1/128",
+		"host: " + shim + " route 10.10.0.0/16 src 10.10.0.1",
 		"host: " + shim + " route 10.10.0.2 src 10.10.0.1",
+		"host: " + shim + " route fd00:10:10::/64 src fd00:10:10::a0a:1",
 		"host: " + shim + " route fd00:10:10::a0a:2 src fd00:10:10::a0a:1",
 		"host: " + end + " veth master np-eth1",
-		"nft: oifname != " + shim + " saddr [10.10.0.0/16 fd00:10:10::/64] masquerade",
+		"nft: oifname != " + shim + " saddr [10.10.0.0/16 fd00:10:10::/64] masquerade, else dnat from [10.10.0.1 fd00:10:10::a0a:1] but to [10.10.0.0/26 fd00:10:10::a0a:0/122]",
 	}, "\n")
 	if diff := cmp.Diff(sorted(want), sorted(w.links.String())); diff != "" {
 		t.Error(diff)
@@ -210,7 +212,7 @@ func TestIPv6OnlyNetworkOnEth0(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		" mtu 1500 fd00:66::2/112 route ::/0 via fd00:66::1\n", " address fd00:66::1/128\n", " route fd00:66::2 src fd00:66::1\n", " saddr [fd00:66::/112] masquerade\n",
+		" mtu 1500 fd00:66::2/112 route ::/0 via fd00:66::1\n", " address fd00:66::1/128\n", " route fd00:66::2 src fd00:66::1\n", " saddr [fd00:66::/112] masquerade, else dnat from [fd00:66::1] but to ",
 	} {
 		if text := w.links.String(); !strings.Contains(text, want) {
 			t.Errorf("lacks %q:\n%s", want, text)
@@ -327,8 +329,14 @@ func TestVanishedSandboxIsFreedWhenSeenTwice(t *testing.T) {
 }
 
 func TestTheBinarysCopyOfTheAnnotationKey(t *testing.T) {
-	if wire.AnnotationNetworks != v1alpha1.AnnotationNetworks {
-		t.Errorf("%s is not %s", wire.AnnotationNetworks, v1alpha1.AnnotationNetworks)
+	for own, theirs := range map[string]string{
+		wire.AnnotationNetworks:             v1alpha1.AnnotationNetworks,
+		wire.AnnotationNPWGNetworks:         v1alpha1.AnnotationNPWGNetworks,
+		wire.AnnotationMultusDefaultNetwork: v1alpha1.AnnotationMultusDefaultNetwork,
+	} {
+		if own != theirs {
+			t.Errorf("%s is not %s", own, theirs)
+		}
 	}
 }
 

@@ -4,9 +4,12 @@
 package attach
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -24,13 +27,21 @@ import (
 type Delegates interface {
 	// Configuration is the caller's own. The error is for a reader of the pod's events.
 	Configuration(network *v1alpha1.Network) (*delegate.Conf, error)
+	// Network is the node's own configuration of the network of that very name;
+	// the error is fs.ErrNotExist if there is none.
+	Network(name string) (*delegate.Conf, error)
+	// Installed says which plugins of a configuration the node lacks.
+	Installed(conf *delegate.Conf) error
 }
 
 // Foreign looks after interfaces in pods that other plugins have made.
 type Foreign interface {
-	// DemoteDefaults puts the default routes over an interface behind all
-	// others; it fails if there is no such interface.
-	DemoteDefaults(ctx context.Context, netns, name string) error
+	// Adopt tells of an interface, and puts the default routes over one beside eth0
+	// behind all others; it fails if there is no such interface.
+	Adopt(ctx context.Context, netns, name string, beside bool) (link.Adopted, error)
+	// TakeDefault makes these routers of the interface the pod's only default
+	// routes of their families; keep goes on by the former ones.
+	TakeDefault(ctx context.Context, netns, name string, hops []netip.Addr, keep []netip.Prefix) error
 }
 
 // capabilityMAC is by what name plugins are given a MAC address (NPWG v1.3,
@@ -77,8 +88,6 @@ func (s *Server) findDelegate(w *wanted, topology Topology) error {
 		return invalid("network %q: no plugin of CNI network %q declares the capability mac, so that the pod's mac would have no effect: write it into spec.pluginConfig", n.Name, conf.Name())
 	case w.request.Fixed() && w.plan == nil:
 		return invalid("network %q has no subnet, so that plugin %q gives its addresses: a pod cannot ask for one", n.Name, n.Spec.Plugin)
-	case w.request.DefaultRoute && !w.primary():
-		return invalid("network %q: defaultRoute on %s is not for plugins that are not built in, such as %q: have it on eth0, or write its routes into spec.pluginConfig", n.Name, w.request.IfName, n.Spec.Plugin)
 	}
 	return nil
 }
@@ -115,12 +124,17 @@ func (w *wanted) delegate(all []wanted) (wire.Delegate, error) {
 			mac = w.plan.MAC(w.lease.Address).String()
 		}
 	}
+	out.RuntimeConfig = w.runtimeConfig
 	if mac != "" {
 		raw, err := json.Marshal(mac)
 		if err != nil {
 			return out, fmt.Errorf("encoding mac: %w", err)
 		}
-		out.RuntimeConfig = map[string]json.RawMessage{capabilityMAC: raw}
+		out.RuntimeConfig = maps.Clone(w.runtimeConfig)
+		if out.RuntimeConfig == nil {
+			out.RuntimeConfig = map[string]json.RawMessage{}
+		}
+		out.RuntimeConfig[capabilityMAC] = raw
 	}
 	var err error
 	out.Config, err = w.conf.Bytes()
@@ -180,9 +194,59 @@ func deliver(all []wanted, results []wire.DelegateResult) error {
 		if err != nil {
 			return fmt.Errorf("reading the result of plugin %q for %s: %w", w.network.Spec.Plugin, w.request.IfName, err)
 		}
-		w.result = result
+		w.result, w.device = result, results[at].DeviceInfo
 		if err := w.hasAddresses(); err != nil {
 			return err
+		}
+		if w.takesDefault() && len(w.nextHops()) == 0 {
+			return invalid("network %q has no gateway, which defaultRoute on %s needs", w.network.Name, w.request.IfName)
+		}
+	}
+	return nil
+}
+
+// takesDefault: the pod wants its default route over the interface, which the
+// plugin by itself makes only on eth0.
+func (w *wanted) takesDefault() bool {
+	return w.request.DefaultRoute && (!w.primary() || len(w.hops) > 0)
+}
+
+// nextHops are the routers of the interface's default routes, one of each
+// family: those that the pod named and no others, else the Network's and, of a
+// family in which it has none, the plugin's.
+func (w *wanted) nextHops() []netip.Addr {
+	candidates := w.hops
+	if len(candidates) == 0 {
+		if w.plan != nil {
+			gateway, gateway6 := w.plan.Gateway()
+			candidates = append(candidates, gateway, gateway6)
+		}
+		for _, ip := range w.result.IPs {
+			if hop, ok := netip.AddrFromSlice(ip.Gateway); ok {
+				candidates = append(candidates, hop.Unmap())
+			}
+		}
+	}
+	var out []netip.Addr
+	for _, hop := range candidates {
+		if hop.IsValid() && !slices.ContainsFunc(out, func(has netip.Addr) bool { return sameFamily(has, hop) }) {
+			out = append(out, hop)
+		}
+	}
+	return out
+}
+
+// takeDefaults turns the pod's default route to the delegated interface that is
+// to have it, after all interfaces stand.
+func (s *Server) takeDefaults(ctx context.Context, netns string, all []wanted) error {
+	for i := range all {
+		w := &all[i]
+		if !w.delegated() || !w.takesDefault() {
+			continue
+		}
+		keep := slices.Concat(s.deps.ServiceCIDRs(), s.config.PodCIDRs)
+		if err := s.deps.Foreign.TakeDefault(ctx, netns, w.request.IfName, w.nextHops(), keep); err != nil {
+			return fmt.Errorf("interface %s: %w", w.request.IfName, err)
 		}
 	}
 	return nil
@@ -210,7 +274,7 @@ func (w *wanted) hasAddresses() error {
 
 // attachment is the entry of network-status for a delegated interface.
 func (w *wanted) attachment() podnetworks.Attachment {
-	entry := podnetworks.Attachment{Name: w.network.Name, Interface: w.request.IfName, Default: w.primary()}
+	entry := podnetworks.Attachment{Name: w.network.Name, Interface: w.request.IfName, Default: w.primary(), DeviceInfo: w.device, MAC: w.found.MAC, MTU: w.found.MTU}
 	at := slices.IndexFunc(w.result.Interfaces, func(i *current.Interface) bool { return i.Sandbox != "" && i.Name == w.request.IfName })
 	if at >= 0 {
 		entry.MAC, entry.MTU = w.result.Interfaces[at].Mac, w.result.Interfaces[at].Mtu
@@ -221,6 +285,12 @@ func (w *wanted) attachment() podnetworks.Attachment {
 		}
 	}
 	entry.Gateway = defaultGateways(w.result)
+	if w.takesDefault() {
+		entry.Gateway = nil
+		for _, hop := range w.nextHops() {
+			entry.Gateway = append(entry.Gateway, hop.String())
+		}
+	}
 	if dns := w.result.DNS; !dns.IsEmpty() {
 		entry.DNS = &podnetworks.AttachmentDNS{Nameservers: dns.Nameservers, Domain: dns.Domain, Search: dns.Search}
 	}
@@ -276,14 +346,26 @@ func delegatedNames(all []wanted) []string {
 }
 
 // tidy puts default routes behind that delegates beside eth0 brought along: what
-// a pod did not ask for must not turn its traffic.
-func (s *Server) tidy(ctx context.Context, sandbox *Sandbox) error {
-	for _, name := range sandbox.Delegates {
-		if name == podnetworks.PrimaryInterface {
+// a pod did not ask for must not turn its traffic. What results do not tell, as
+// those of older versions have no MTU, it reads from the interfaces.
+func (s *Server) tidy(ctx context.Context, netns string, all []wanted) error {
+	for i := range all {
+		w := &all[i]
+		if !w.delegated() {
 			continue
 		}
-		if err := s.deps.Foreign.DemoteDefaults(ctx, sandbox.NetNS, name); err != nil {
-			return fmt.Errorf("interface %s: %w", name, err)
+		at := slices.IndexFunc(w.result.Interfaces, func(i *current.Interface) bool { return i.Sandbox != "" && i.Name == w.request.IfName })
+		found, err := s.deps.Foreign.Adopt(ctx, netns, w.request.IfName, !w.primary())
+		switch {
+		case err == nil && at < 0:
+			w.found = found
+		case err == nil:
+			told := w.result.Interfaces[at]
+			told.Mac, told.Mtu = cmp.Or(told.Mac, found.MAC), cmp.Or(told.Mtu, found.MTU)
+		case at < 0 && link.IsGone(err) && !errors.Is(err, link.ErrNamespaceGone):
+			// A plugin of a device that is none of the network's says so.
+		default:
+			return fmt.Errorf("interface %s: %w", w.request.IfName, err)
 		}
 	}
 	return nil

@@ -5,6 +5,8 @@ package attach
 
 import (
 	"errors"
+	"io/fs"
+	"slices"
 	"strings"
 	"testing"
 
@@ -12,6 +14,7 @@ import (
 
 	"github.com/netplane/netplane/api/v1alpha1"
 	"github.com/netplane/netplane/cni/delegate"
+	"github.com/netplane/netplane/cni/link"
 	"github.com/netplane/netplane/cni/wire"
 )
 
@@ -23,6 +26,20 @@ func (l library) Configuration(network *v1alpha1.Network) (*delegate.Conf, error
 		return nil, errors.New("the node has no such plugin")
 	}
 	return delegate.Parse([]byte(l), network.Name)
+}
+
+func (l library) Network(name string) (*delegate.Conf, error) {
+	if name != "on-disk" {
+		return nil, fs.ErrNotExist
+	}
+	return delegate.Parse([]byte(l), name)
+}
+
+func (l library) Installed(conf *delegate.Conf) error {
+	if slices.Contains(conf.Types(), "absent") {
+		return errors.New("the node has no such plugin")
+	}
+	return nil
 }
 
 const plainConf = `{"type":"ptp","ipam":{"type":"host-local"}}`
@@ -42,7 +59,7 @@ func newDelegateWorld(t *testing.T, conf string) *world {
 func (w *world) prepared(t *testing.T, id, networks string) ([]wanted, []wire.Delegate, error) {
 	t.Helper()
 	sandbox := sandboxOf(id)
-	all, err := w.prepare(t.Context(), &sandbox, networks)
+	all, err := w.prepare(t.Context(), &sandbox, networks, nil)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -125,7 +142,6 @@ func TestRequestsThatNoDelegateCanServe(t *testing.T) {
 		"[{name: overlay, mac: 0a:00:00:00:00:01}]":   `no plugin of CNI network "overlay" declares the capability mac`,
 		"[{name: overlay, ips: [10.0.0.5]}]":          `network "overlay" has no subnet, so that plugin "Flannel" gives its addresses`,
 		"[{name: overlay, sticky: true}]":             `network "overlay" has no subnet`,
-		"[{name: routed, defaultRoute: true}]":        "defaultRoute on net1 is not for plugins that are not built in",
 		"[{name: overlay, ifname: x}, {name: full}]":  `network "full" has no free address on this node`,
 		"[{name: overlay, ifname: x}, {name: other}]": `network "other" does not exist`,
 	} {
@@ -213,11 +229,12 @@ func TestResultsThatCannotBeTaken(t *testing.T) {
 	}{
 		"none":            {nil, `has no result of plugin "ptp" for net1`},
 		"no result":       {[]wire.DelegateResult{{IfName: "net1", Result: []byte("{")}}, "reading the result"},
+		"no gateway":      {[]wire.DelegateResult{{IfName: "net1", Result: []byte(routedResult)}, {IfName: "net2", Result: []byte(`{"cniVersion":"1.1.0"}`)}}, `network "overlay" has no gateway, which defaultRoute on net2 needs`},
 		"other addresses": {[]wire.DelegateResult{{IfName: "net1", Result: []byte(overlayResult)}}, `did not give net1 the address 10.40.0.2 of the Network: use a Network without subnet`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newDelegateWorld(t, plainConf)
-			all, _, err := w.prepared(t, "c1", "routed@net1")
+			all, _, err := w.prepared(t, "c1", "[{name: routed}, {name: overlay, defaultRoute: true}]")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -228,10 +245,32 @@ func TestResultsThatCannotBeTaken(t *testing.T) {
 	}
 }
 
+func TestDefaultRouteOverADelegate(t *testing.T) {
+	w := newDelegateWorld(t, plainConf)
+	all, _, err := w.prepared(t, "c1", "[{name: routed, ifname: net1}, {name: overlay, ifname: net2, defaultRoute: true}]")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := deliver(all, []wire.DelegateResult{{IfName: "net2", Result: []byte(overlayResult)}, {IfName: "net1", Result: []byte(routedResult)}}); err != nil {
+		t.Fatal(err)
+	}
+	sandbox := sandboxOf("c1")
+	made, _, err := w.commit(t.Context(), &sandbox, all, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(w.links.String(), "net2 default via [10.244.1.1] keep [10.96.0.0/16]") || strings.Contains(w.links.String(), "net1 default") {
+		t.Errorf("got\n%s", w.links)
+	}
+	if diff := cmp.Diff([]string{"10.244.1.1"}, made.Attachments[1].Gateway); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestInterfaceThatThePluginDidNotMake(t *testing.T) {
 	w := newDelegateWorld(t, plainConf)
 	w.links.FailOn = func(operation string) error {
-		if operation == "demote defaults of net1" {
+		if operation == "adopt net1" {
 			return errors.New("no such interface")
 		}
 		return nil
@@ -248,7 +287,71 @@ func TestInterfaceThatThePluginDidNotMake(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "interface net1: no such interface") {
 		t.Errorf("got %v", err)
 	}
-	if files := w.files(t); len(files) > 0 || strings.Contains(w.links.String(), "net2") {
-		t.Errorf("left: %v\n%s", files, w.links)
+	// What the plugin has made all the same is the binary's to remove: its address
+	// stays in use until then.
+	if files := w.files(t); len(files) > 0 || len(w.leases) != 1 || strings.Contains(w.links.String(), "net2") {
+		t.Errorf("left: %v %v\n%s", files, w.leases, w.links)
+	}
+	if err := w.del(t.Context(), &sandbox); err != nil || len(w.files(t)) > 0 || len(w.leases) > 0 {
+		t.Errorf("%v, left: %v %v", err, w.files(t), w.leases)
+	}
+}
+
+// A plugin may give a pod a device that is no network interface: its result then
+// names none.
+func TestPluginWithoutAnInterface(t *testing.T) {
+	const elsewhere = `{"cniVersion":"1.0.0","interfaces":[{"name":"host0"}]}`
+	for name, test := range map[string]struct{ result, want string }{
+		"none told":        {`{"cniVersion":"1.0.0"}`, ""},
+		"of the host only": {elsewhere, ""},
+		"told, but absent": {`{"cniVersion":"1.0.0","interfaces":[{"name":"absent0","sandbox":"/ns/c1"}]}`, "interface absent0: looking for absent0"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newDelegateWorld(t, plainConf)
+			all, _, err := w.prepared(t, "c1", "overlay@absent0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := deliver(all, []wire.DelegateResult{{IfName: "absent0", Result: []byte(test.result)}}); err != nil {
+				t.Fatal(err)
+			}
+			sandbox := sandboxOf("c1")
+			_, _, err = w.commit(t.Context(), &sandbox, all, nil)
+			if test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
+				t.Errorf("got %v, want %q", err, test.want)
+			}
+		})
+	}
+}
+
+// What a result of an older version does not tell is read from the interface.
+func TestStatusOfOldResultsIsComplete(t *testing.T) {
+	for name, test := range map[string]struct {
+		result, mac string
+		mtu         int
+	}{
+		"1.1":                 {`{"cniVersion":"1.1.0","interfaces":[{"name":"net1","mac":"0a:00:00:00:00:01","mtu":1300,"sandbox":"/ns/c1"}]}`, "0a:00:00:00:00:01", 1300},
+		"1.0":                 {`{"cniVersion":"1.0.0","interfaces":[{"name":"net1","mac":"0a:00:00:00:00:01","sandbox":"/ns/c1"}]}`, "0a:00:00:00:00:01", 1450},
+		"without interfaces":  {`{"cniVersion":"1.0.0","ips":[{"address":"10.0.0.2/24"}]}`, link.FakeMAC("net1"), 1450},
+		"without its sandbox": {`{"cniVersion":"1.0.0","interfaces":[{"name":"net1"}]}`, link.FakeMAC("net1"), 1450},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newDelegateWorld(t, plainConf)
+			all, _, err := w.prepared(t, "c1", "overlay@net1")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := deliver(all, []wire.DelegateResult{{IfName: "net1", Result: []byte(test.result)}}); err != nil {
+				t.Fatal(err)
+			}
+			sandbox := sandboxOf("c1")
+			made, _, err := w.commit(t.Context(), &sandbox, all, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := made.Attachments[0]; got.MAC != test.mac || got.MTU != test.mtu {
+				t.Errorf("got MAC %s MTU %d, want %s, %d", got.MAC, got.MTU, test.mac, test.mtu)
+			}
+		})
 	}
 }

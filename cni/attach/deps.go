@@ -78,6 +78,8 @@ type Topology interface {
 // Addresses reserves and releases addresses of Networks.
 type Addresses interface {
 	Reserve(ctx context.Context, asks []ipam.Ask) ([]ipam.Lease, error)
+	// Available says why Reserve could not do so at once.
+	Available(asks []ipam.Ask) error
 	Release(ctx context.Context, containerID string, ifnames ...string) error
 	// PutAside ends a lease and keeps its address from everybody for a while.
 	PutAside(lease ipam.Lease) error
@@ -96,10 +98,10 @@ type Taken interface {
 
 // PodLinks makes, removes and checks interfaces in a pod's namespace.
 type PodLinks interface {
-	// Add makes an interface that is up, or none.
-	Add(ctx context.Context, netns string, spec link.Interface) error
-	// Delete removes it; what is gone already is no error.
-	Delete(ctx context.Context, netns string, spec link.Interface) error
+	// Add makes interfaces that are up: all or none. An error tells of which.
+	Add(ctx context.Context, netns string, specs ...link.Interface) error
+	// Delete removes them, the last first; what is gone already is no error.
+	Delete(ctx context.Context, netns string, specs ...link.Interface) error
 	// Check says in what the interface differs from spec.
 	Check(ctx context.Context, netns string, spec link.Interface) error
 }
@@ -110,9 +112,16 @@ type HostLinks interface {
 	// last removes the device too if it is a shim. Both may be repeated.
 	AddPath(ctx context.Context, path link.Path) error
 	RemovePath(ctx context.Context, path link.Path, last bool) error
+	// Sweep removes the host's ends of pods' interfaces, and its own ways to pods,
+	// that are not among those to keep; not those of a namespace that lives, by a
+	// file in one of the folders. It returns what it removed, after an error too.
+	Sweep(ctx context.Context, keep, folders []string) (removed []string, err error)
 	// RestoreGuards makes the spoof checks those of the interfaces that want one;
 	// it asks for them when it has seen what is installed.
 	RestoreGuards(ctx context.Context, interfaces func() []link.Interface) error
+	// KeepUntagged makes anew, or removes, what drops frames with VLAN tags of pods
+	// on bridges; PodLinks.Add makes it with the first of them.
+	KeepUntagged(ctx context.Context, wanted func() bool) error
 	// SetMasquerade replaces all rules; none removes the table.
 	SetMasquerade(ctx context.Context, networks []link.Masquerade) error
 }
@@ -132,6 +141,13 @@ type Config struct {
 	// PodCIDRs are the ranges of the cluster's own pod addresses, which keep
 	// their way when a Network takes a pod's default route.
 	PodCIDRs []netip.Prefix
+	// NADPluginTypes are the CNI plugin types that NetworkAttachmentDefinitions,
+	// which tenants write, may run on the node; none allows none of these objects.
+	NADPluginTypes []string
+	// NADNamespaceIsolation lets pods use those of their own namespace, and of
+	// NADGlobalNamespaces, only.
+	NADNamespaceIsolation bool
+	NADGlobalNamespaces   []string
 }
 
 // Socket is where the CNI binary finds the agent.
@@ -141,10 +157,11 @@ func (c Config) Socket() string { return filepath.Join(c.StateDir, "agent.sock")
 func (c Config) Spool() wire.Spool { return wire.Spool(filepath.Join(c.StateDir, "spool")) }
 
 // Sandboxes is where the records of sandboxes are.
-func (c Config) Sandboxes() string { return filepath.Join(c.StateDir, "sandboxes") }
+func (c Config) Sandboxes() string { return filepath.Join(c.StateDir, wire.SandboxFolder) }
 
 // Deps are the parts of the agent that the server works with. All are
-// required but Delegates, Overlays, NICsChanged, NetNSExists and Clock.
+// required but Delegates, Definitions, Overlays, ClusterIPs, NICsChanged,
+// NetNSExists and Clock.
 type Deps struct {
 	Networks   Networks
 	Namespaces Namespaces
@@ -165,6 +182,10 @@ type Deps struct {
 	Foreign   Foreign
 	// Overlays may be nil: then no pod gets a Network of plugin vxlan.
 	Overlays Overlays
+	// Definitions is nil where NetworkAttachmentDefinitions are not served.
+	Definitions Definitions
+	// ClusterIPs may be nil: then no Network has serviceProxy InPod.
+	ClusterIPs ClusterIPs
 	// Topology returns the inventory of this moment.
 	Topology func() Topology
 	// ServiceCIDRs returns the ranges of ClusterIPs.

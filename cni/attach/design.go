@@ -5,6 +5,7 @@ package attach
 
 import (
 	"cmp"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -39,6 +40,9 @@ func (w *wanted) design(c *circumstances) link.Interface {
 	if w.network.Spec.MTU == 0 && c.parent.MTU < out.MTU {
 		out.MTU = c.parent.MTU // an administrator's tagged device or bridge
 	}
+	if w.request.MTU > 0 {
+		out.MTU = min(out.MTU, w.request.MTU)
+	}
 	if out.MAC == "" {
 		out.MAC = w.plan.MAC(w.lease.Address).String()
 	}
@@ -55,13 +59,25 @@ func (w *wanted) design(c *circumstances) link.Interface {
 	case v1alpha1.PluginIPVLAN:
 		out.Kind = link.KindIPVLAN
 	}
-	for _, s := range w.network.Spec.Sysctls {
-		out.Sysctls = append(out.Sysctls, link.Sysctl{Name: s.Name, Value: s.Value})
-	}
+	out.Sysctls = w.sysctls()
 	out.Routes = append(w.onLink(out.Addresses), w.networkRoutes(out.Addresses)...)
 	out.Routes = append(out.Routes, w.defaults(c, out.Addresses)...)
 	if w.request.DefaultRoute && !w.primary() {
 		out.TakeDefault, out.Keep = true, slices.Concat(c.services, c.pods)
+	}
+	return out
+}
+
+// sysctls are the Network's settings and the pod's own, which come before them.
+func (w *wanted) sysctls() []link.Sysctl {
+	var out []link.Sysctl
+	for _, s := range w.network.Spec.Sysctls {
+		if _, own := w.request.Sysctls[string(s.Name)]; !own {
+			out = append(out, link.Sysctl{Name: string(s.Name), Value: s.Value})
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(w.request.Sysctls)) {
+		out = append(out, link.Sysctl{Name: name, Value: w.request.Sysctls[name]})
 	}
 	return out
 }
@@ -153,17 +169,33 @@ func (w *wanted) path(iface *link.Interface) *NodePath {
 	out := &NodePath{Network: w.network.Name, Subnets: w.plan.Subnets()}
 	out.Device = iface.Parent
 	if iface.Kind == link.KindMacvlan {
-		out.Device, out.Parent, out.MTU = link.ShimName(w.network.Name, iface.Parent), iface.Parent, iface.MTU
+		out.Device, out.Parent, out.MTU = link.ShimName(w.network.Name, iface.Parent), iface.Parent, w.mtu
 	}
 	for _, node := range w.nodeAddresses() {
 		out.Addresses = append(out.Addresses, netip.PrefixFrom(node, node.BitLen()))
 		for _, address := range iface.Addresses {
-			if sameFamily(address.Addr(), node) {
-				out.Routes = append(out.Routes, link.HostRoute{To: address.Addr(), Source: node})
+			if !sameFamily(address.Addr(), node) {
+				continue
+			}
+			out.Routes = append(out.Routes, link.HostRoute{To: address.Addr(), Source: node})
+			if next, _ := w.nextHop(address.Addr()); next == node {
+				out.Local = append(out.Local, w.blockOf(address.Addr()))
 			}
 		}
 	}
 	return out
+}
+
+// blockOf is the part of a subnet that holds one of the interface's addresses and
+// is this node's. That of a fixed address is of no block.
+func (w *wanted) blockOf(own netip.Addr) netip.Prefix {
+	block := w.lease.Block
+	if !block.Contains(w.lease.Address) {
+		return netip.PrefixFrom(own, own.BitLen())
+	}
+	// The IPv6 address of a pair ends in the IPv4 one.
+	free := block.Addr().BitLen() - block.Bits()
+	return netip.PrefixFrom(own, own.BitLen()-free).Masked()
 }
 
 func sameFamily(a, b netip.Addr) bool {

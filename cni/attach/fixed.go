@@ -20,24 +20,29 @@ import (
 func (s *Server) findFixed(ctx context.Context, sandbox *wire.Sandbox, all []wanted) error {
 	for i := range all {
 		w := &all[i]
-		for try := 0; w.request.Fixed() && !w.fixed.IsValid(); try++ {
-			claim := s.claimOf(sandbox, w)
-			if claim != nil {
-				if err := w.take(claim); err != nil {
-					return err
-				}
-				break
-			}
-			if try == cacheTries {
-				return retry("network %q: no IPClaim gives pod %s/%s its fixed address on this node yet: see kubectl get ipclaims, and the pod's events",
-					w.network.Name, sandbox.PodNamespace, sandbox.PodName)
-			}
+		for try := 0; w.request.Fixed() && !w.fixed.IsValid() && try < cacheTries && s.claimOf(sandbox, w) == nil; try++ {
 			if err := s.pause(ctx, cachePoll); err != nil {
 				return err
 			}
 		}
+		if err := s.findFixedNow(sandbox, w); err != nil {
+			return err
+		}
 	}
 	return nil
+}
+
+// findFixedNow is findFixed without a wait.
+func (s *Server) findFixedNow(sandbox *wire.Sandbox, w *wanted) error {
+	if !w.request.Fixed() || w.fixed.IsValid() {
+		return nil
+	}
+	claim := s.claimOf(sandbox, w)
+	if claim == nil {
+		return retry("network %q: no IPClaim gives pod %s/%s its fixed address on this node yet: see kubectl get ipclaims, and the pod's events",
+			w.network.Name, sandbox.PodNamespace, sandbox.PodName)
+	}
+	return w.take(claim)
 }
 
 // claimOf is the claim that gives this pod, on this node, what it asks for. The

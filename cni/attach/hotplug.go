@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -17,6 +18,8 @@ import (
 
 	"github.com/netplane/netplane/api/podnetworks"
 	"github.com/netplane/netplane/api/v1alpha1"
+	"github.com/netplane/netplane/cni/ipam"
+	"github.com/netplane/netplane/cni/link"
 )
 
 const (
@@ -215,6 +218,7 @@ func (s *Server) replug(ctx context.Context, sandbox *Sandbox) (refusals []strin
 		return []string{refusal}, false, nil
 	}
 	plan := planChange(sandbox.Asked, asked, sandbox.Delegates...)
+	kept := s.keepIrreplaceable(sandbox, &plan)
 	refusals = plan.refused
 	var done []string
 	for _, name := range plan.remove {
@@ -223,7 +227,7 @@ func (s *Server) replug(ctx context.Context, sandbox *Sandbox) (refusals []strin
 		}
 		done = append(done, "removed "+name)
 	}
-	var failed []error
+	failed := kept
 	for i := range plan.add {
 		request := &plan.add[i]
 		if sandbox, err = s.plug(ctx, sandbox, *request); err != nil {
@@ -239,6 +243,100 @@ func (s *Server) replug(ctx context.Context, sandbox *Sandbox) (refusals []strin
 		s.deps.Running.Plugged(sandbox.Pod(), types.UID(sandbox.PodUID), note)
 	}
 	return refusals, len(failed) > 0, errors.Join(failed...)
+}
+
+// keepIrreplaceable leaves an interface as it is where the one that is to take its
+// place cannot be had, and says why.
+func (s *Server) keepIrreplaceable(sandbox *Sandbox, plan *change) (failed []error) {
+	defer s.nics.drop(sandbox.ContainerID)
+	var asks []ipam.Ask // of those that take another's place
+	plan.add = slices.DeleteFunc(plan.add, func(r podnetworks.Request) bool {
+		at := slices.Index(plan.remove, r.IfName)
+		if at < 0 {
+			return false
+		}
+		w, err := s.admitInPlace(sandbox, &r)
+		if err == nil {
+			var ask *ipam.Ask
+			if ask, err = s.availableInPlace(sandbox, w, asks); err == nil {
+				if ask != nil {
+					asks = append(asks, *ask)
+				}
+				return false
+			}
+		}
+		plan.remove = slices.Delete(plan.remove, at, at+1)
+		plan.refused = append(plan.refused, fmt.Sprintf("interface %s is not changed yet: %v", r.IfName, err))
+		failed = append(failed, err)
+		return true
+	})
+	return failed
+}
+
+// admitInPlace is admitAll for an interface that is to take another's place. A NIC
+// that the former one has shows as free only once that is gone.
+func (s *Server) admitInPlace(sandbox *Sandbox, r *podnetworks.Request) (*wanted, error) {
+	if network, ok := s.deps.Networks.Get(r.Name); ok && takesNIC(network) && s.holdsNIC(sandbox, r.IfName, network) {
+		w := &wanted{request: *r, network: network}
+		if err := w.checkRequest(); err != nil {
+			return nil, err
+		}
+		if err := w.checkNetwork(); err != nil {
+			return nil, err
+		}
+		return w, s.checkNamespace(network, sandbox.PodNamespace)
+	}
+	all, err := s.admitAll(&sandbox.Sandbox, []podnetworks.Request{*r})
+	if err == nil && all[0].delegated() {
+		err = invalid("network %q: %s", r.Name, madeWithPod)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &all[0], nil
+}
+
+// holdsNIC: an interface has, or stands on, a NIC that a Network gives pods whole.
+func (s *Server) holdsNIC(sandbox *Sandbox, name string, network *v1alpha1.Network) bool {
+	at := slices.IndexFunc(sandbox.Interfaces, func(i link.Interface) bool { return i.Name == name })
+	if at < 0 {
+		return false
+	}
+	nic := sandbox.Interfaces[at].Parent
+	if own := sandbox.Interfaces[at].NIC; own != nil {
+		nic = own.Name
+	}
+	exclusive := s.deps.Topology().Exclusive(network.Spec.PhysicalNet)
+	return slices.ContainsFunc(exclusive, func(d link.Device) bool { return d.Name == nic })
+}
+
+// standIn is the end of the name by which an address is asked for while the
+// interface of that name has one still; no interface can have it.
+const standIn = "/next"
+
+// availableInPlace says why an interface that is to take another's place would get
+// no address, besides those that asks are for. It returns what it asks for; nil if
+// it gets what the former interface gives up.
+func (s *Server) availableInPlace(sandbox *Sandbox, w *wanted, asks []ipam.Ask) (*ipam.Ask, error) {
+	if err := s.findFixedNow(&sandbox.Sandbox, w); err != nil {
+		return nil, err
+	}
+	former := slices.IndexFunc(sandbox.Asked, func(r podnetworks.Request) bool { return r.IfName == w.request.IfName })
+	same := former >= 0 && sandbox.Asked[former].Name == w.network.Name
+	if w.plan == nil || same && !w.request.Fixed() && !sandbox.Asked[former].Fixed() {
+		return nil, nil
+	}
+	ask := w.ask(&sandbox.Sandbox)
+	ask.IfName += standIn
+	err := s.deps.Addresses.Available(append(slices.Clone(asks), ask))
+	var held *ipam.FixedInUseError
+	if errors.As(err, &held) && held.Lease.ContainerID == sandbox.ContainerID && held.Lease.IfName == w.request.IfName {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, retry("%v", err)
+	}
+	return &ask, nil
 }
 
 // tell has the pod told why its interfaces are not what it asks for, once for

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -67,7 +68,7 @@ func (w *world) interfaces(t *testing.T, id string) []string {
 func (w *world) answer(t *testing.T, id, networks string) json.RawMessage {
 	t.Helper()
 	sandbox := sandboxOf(id)
-	all, err := w.prepare(t.Context(), &sandbox, networks)
+	all, err := w.prepare(t.Context(), &sandbox, networks, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -170,6 +171,84 @@ func TestHotPlugIsTriedAgainUntilTheNodeCan(t *testing.T) {
 				t.Error(diff)
 			}
 		})
+	}
+}
+
+// TestAnInterfaceStaysUntilAnotherCanTakeItsPlace: an item that changes into one
+// that cannot be had costs the pod nothing.
+func TestAnInterfaceStaysUntilAnotherCanTakeItsPlace(t *testing.T) {
+	const tuned = `[{"name": "data", "ifname": "eth1", "sysctls": {"net.ipv4.conf.IFNAME.rp_filter": "2"}}]`
+	const fixed = `[{"name": "data", "ifname": "eth1", "sticky": true}]`
+	for name, test := range map[string]struct {
+		asked string
+		want  string
+		mends func(*world)
+		then  string
+	}{
+		"a network without a free address": {"full@eth1", `interface eth1 is not changed yet: network "full" has no free address on this node`,
+			func(w *world) { w.full = nil }, "eth1 full"},
+		"a fixed address that nobody has given it": {fixed, `interface eth1 is not changed yet: network "data": no IPClaim gives pod default/pod-c1 its fixed address on this node yet: see kubectl get ipclaims, and the pod's events`,
+			func(w *world) { w.claims = []*v1alpha1.IPClaim{claimFor("data", "eth1", "10.20.254.5")} }, "eth1 data"},
+		"a fixed address that another pod has still": {`[{"name": "management", "ifname": "eth1", "sticky": true}]`, `interface eth1 is not changed yet: address 10.10.254.5 of network "management" is in use still by interface net1 of pod /, container other: it goes free with that container`,
+			func(w *world) { delete(w.leases, "other/net1") }, "eth1 management"},
+		"another network": {"backup@eth1", `interface eth1 is not changed yet: network "backup" does not exist`,
+			func(w *world) { w.networks["backup"] = ready("backup", v1alpha1.PluginMacvlan, "10.40.0.0/16", "") }, "eth1 backup"},
+		"a setting": {tuned, `interface eth1 is not changed yet: network "data": sysctl net.ipv4.conf.IFNAME.rp_filter is not in the network's allowedSysctls`,
+			func(w *world) {
+				w.networks["data"].Spec.AllowedSysctls = []v1alpha1.SysctlName{"net.ipv4.conf.IFNAME.rp_filter"}
+			}, "eth1 data"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newFixedWorld(t)
+			w.claims = []*v1alpha1.IPClaim{claimFor("management", "eth1", "10.10.254.5")}
+			w.leases["other/net1"] = netip.MustParseAddr("10.10.254.5")
+			if err := w.add(t.Context(), "c1", "data@eth1"); err != nil {
+				t.Fatal(err)
+			}
+			before := w.links.String()
+			for range 2 {
+				if w.ask(t, "c1", test.asked) {
+					t.Error("it is not tried again")
+				}
+				if diff := cmp.Diff(before, w.links.String()); diff != "" {
+					t.Errorf("links (-before +after):\n%s", diff)
+				}
+			}
+			if diff := cmp.Diff([]string{"refused: " + test.want}, w.events); diff != "" {
+				t.Error(diff)
+			}
+			test.mends(w)
+			if !w.ask(t, "c1", test.asked) {
+				t.Error("not done")
+			}
+			if diff := cmp.Diff([]string{test.then}, w.interfaces(t, "c1")); diff != "" || before == w.links.String() {
+				t.Errorf("it is not changed: %s\n%s", diff, w.links.String())
+			}
+		})
+	}
+}
+
+// What a pod gives up is its own to have again, also where there is no other.
+func TestAnInterfaceTakesItsOwnPlace(t *testing.T) {
+	w := newFixedWorld(t)
+	w.full = nil
+	w.claims = []*v1alpha1.IPClaim{claimFor("data", "eth2", "10.20.254.5")}
+	const before, after = `[{"name": "full", "ifname": "eth1"%[1]s}, {"name": "data", "ifname": "eth2", "sticky": true%[1]s}]`, `, "mtu": 1400`
+	if err := w.add(t.Context(), "c1", fmt.Sprintf(before, "")); err != nil {
+		t.Fatal(err)
+	}
+	removed := false
+	w.step = func(name string) {
+		if removed = removed || name == "before delete"; removed {
+			w.full = nil // what it has given up
+		}
+	}
+	w.full = []string{"full"}
+	if !w.ask(t, "c1", fmt.Sprintf(before, after)) {
+		t.Errorf("events %q", w.events)
+	}
+	if got := strings.Count(w.links.String(), "mtu 1400"); got != 2 {
+		t.Errorf("%d interfaces are changed:\n%s", got, w.links)
 	}
 }
 

@@ -27,12 +27,16 @@ type NICs interface {
 type takenNICs struct {
 	mu sync.Mutex
 	by map[string]string
+	// below are, by container ID, the NICs that the interfaces of an ADD under way
+	// are about to stand on.
+	below map[string][]string
 }
 
 // drop forgets what an ADD has chosen: it failed, or its record says it.
 func (t *takenNICs) drop(containerID string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	delete(t.below, containerID)
 	for nic, owner := range t.by {
 		if owner == containerID {
 			delete(t.by, nic)
@@ -55,6 +59,9 @@ func (s *Server) takeNIC(w *wanted, topology Topology, containerID string) error
 	defer s.nics.mu.Unlock()
 	reason := retry("no NIC of this node that backs physical network %q is free for network %q", n.Spec.PhysicalNet, n.Name)
 	used := s.usedNICs()
+	for _, nics := range s.nics.below {
+		used = append(used, nics...)
+	}
 	for _, device := range topology.Exclusive(n.Spec.PhysicalNet) {
 		if _, chosen := s.nics.by[device.Name]; chosen || slices.Contains(used, device.Name) {
 			continue
@@ -77,6 +84,25 @@ func (s *Server) takeNIC(w *wanted, topology Topology, containerID string) error
 		return nil
 	}
 	return reason
+}
+
+// standOn keeps the NICs that interfaces are about to stand on from pods that want
+// them whole, until the record tells of them: since the ADD was admitted, one may
+// have been chosen.
+func (s *Server) standOn(containerID string, all []wanted) error {
+	s.nics.mu.Lock()
+	defer s.nics.mu.Unlock()
+	for i := range all {
+		w := &all[i]
+		if w.nic == "" || w.exclusive != nil {
+			continue
+		}
+		if _, chosen := s.nics.by[w.nic]; chosen {
+			return retry("network %q: NIC %s is being given to a pod whole", w.network.Name, w.nic)
+		}
+		s.nics.below[containerID] = append(s.nics.below[containerID], w.nic)
+	}
+	return nil
 }
 
 // takesNIC: each interface on the Network is a NIC of the node.
@@ -106,8 +132,8 @@ func (s *Server) NICsInPods() []link.Device {
 	return out
 }
 
-// Parents names the host's links that pods' interfaces stand on: NICs and
-// bridges. A name may come more than once.
+// Parents names the host's links that pods' interfaces stand on, those below the
+// tunnels of vxlan Networks too: NICs and bridges. A name may come more than once.
 func (s *Server) Parents() []string {
 	var out []string
 	for _, sandbox := range s.snapshot() {
@@ -116,6 +142,9 @@ func (s *Server) Parents() []string {
 				out = append(out, iface.Parent)
 			}
 		}
+	}
+	if s.deps.Overlays != nil {
+		out = append(out, s.deps.Overlays.Devices()...)
 	}
 	return out
 }

@@ -4,6 +4,7 @@
 package attach
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/netplane/netplane/api/v1alpha1"
 	"github.com/netplane/netplane/cni/link"
+	"github.com/netplane/netplane/cni/wire"
 )
 
 // nicWorld is a node with NICs to give away.
@@ -180,7 +182,7 @@ func TestNICOfAnAddThatFailsIsFreeAgain(t *testing.T) {
 	t.Run("the caller is gone before Commit", func(t *testing.T) {
 		w := nicWorld(t, "eth2")
 		sandbox := sandboxOf("c1")
-		if _, err := w.prepare(t.Context(), &sandbox, "fast"); err != nil {
+		if _, err := w.prepare(t.Context(), &sandbox, "fast", nil); err != nil {
 			t.Fatal(err)
 		}
 		if err := w.add(t.Context(), "c2", "fast"); err == nil {
@@ -243,3 +245,99 @@ func TestTheInventoryHearsOfNICsThatGoAndCome(t *testing.T) {
 		t.Fatalf("heard %d times (%v)", heard, err)
 	}
 }
+
+// A NIC in the place of another interface: of the one that has it already it
+// comes free, of others it must be.
+func TestANICTakesThePlaceOfAnotherInterface(t *testing.T) {
+	for name, test := range map[string]struct {
+		from, to string
+		others   string // what another pod has
+		want     string
+	}{
+		"of one without":            {from: "data@eth1", to: "fast@eth1", want: "fast"},
+		"of one with it":            {from: "fast@eth1", to: `[{"name": "fast", "ifname": "eth1", "mtu": 1400}]`, want: "fast"},
+		"none is left":              {from: "data@eth1", to: "fast@eth1", others: "fast", want: "data"},
+		"no address is left for it": {from: "fast@eth1", to: "whole@eth1", want: "fast"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := nicWorld(t, "eth2")
+			w.networks["whole"] = ready("whole", v1alpha1.PluginHostDevice, "10.60.0.0/16", "")
+			w.full = []string{"whole"}
+			for id, networks := range map[string]string{"c1": test.from, "c2": test.others} {
+				if networks == "" {
+					continue
+				}
+				if err := w.add(t.Context(), id, networks); err != nil {
+					t.Fatal(err)
+				}
+			}
+			done := w.ask(t, "c1", test.to)
+			if changed := strings.Contains(test.to, test.want); done != changed {
+				t.Errorf("done: %v, events %q", done, w.events)
+			}
+			if got := w.interfaces(t, "c1"); len(got) != 1 || got[0] != "eth1 "+test.want {
+				t.Errorf("got %v, events %q", got, w.events)
+			}
+		})
+	}
+}
+
+// Two ADDs were admitted when the NIC could serve either; which of them comes
+// first to its end must not matter.
+func TestANICIsNotGivenAwayBelowAnotherPod(t *testing.T) {
+	world := func() (*world, wire.Sandbox, wire.Sandbox) {
+		w := nicWorld(t, "eth2")
+		w.parents, w.bridged = []string{"eth2"}, nil
+		return w, sandboxOf("c1"), sandboxOf("c2")
+	}
+	t.Run("chosen whole since", func(t *testing.T) {
+		w, sharing, whole := world()
+		all, err := w.prepare(t.Context(), &sharing, "management@net1", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.prepare(t.Context(), &whole, "fast", nil); err != nil {
+			t.Fatal(err)
+		}
+		_, _, err = w.commit(t.Context(), &sharing, all, nil)
+		if err == nil || !strings.Contains(err.Error(), `network "management": NIC eth2 is being given to a pod whole`) {
+			t.Errorf("got %v", err)
+		}
+	})
+	t.Run("about to be stood on", func(t *testing.T) {
+		w, sharing, whole := world()
+		all, err := w.prepare(t.Context(), &sharing, "management@net1", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := w.standOn(sharing.ContainerID, all); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.prepare(t.Context(), &whole, "fast", nil); err == nil || !strings.Contains(err.Error(), "is free for network") {
+			t.Errorf("got %v", err)
+		}
+		w.nics.drop(sharing.ContainerID)
+		if _, err := w.prepare(t.Context(), &whole, "fast", nil); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// A tunnel's NIC may have link-local addresses only, so that it looks unused.
+func TestTheNICBelowATunnelIsInUse(t *testing.T) {
+	w := nicWorld(t, "eth2")
+	w.deps.Overlays = tunnelOver("eth2")
+	err := w.add(t.Context(), "c1", "fast")
+	if err == nil || !strings.Contains(err.Error(), "is free for network") {
+		t.Errorf("got %v", err)
+	}
+	if diff := cmp.Diff([]string{"eth2"}, w.Server.Parents()); diff != "" {
+		t.Errorf("the inventory is told otherwise: %s", diff)
+	}
+}
+
+type tunnelOver string
+
+func (tunnelOver) Ensure(context.Context, *v1alpha1.Network) error { return nil }
+func (tunnelOver) Notify()                                         {}
+func (o tunnelOver) Devices() []string                             { return []string{string(o)} }

@@ -51,13 +51,26 @@ func (s *Server) pruneParents(ctx context.Context, before []string) []string {
 	}
 	defer s.parents.Unlock()
 	used := s.usedDevices()
-	if s.blind {
+	if s.blind() {
 		return used
 	}
 	if err := s.deps.Parents.PruneParents(ctx, slices.Concat(used, before)); err != nil {
 		klog.FromContext(ctx).Error(err, "Kept a device that no pod needs")
 	}
 	return used
+}
+
+// Leave removes what no pod stands on, without the pause: an agent that gave the
+// node its own CNI configuration back ends, and no other may follow. Run must
+// have returned.
+func (s *Server) Leave(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, otherTimeout)
+	defer cancel()
+	s.collectOnce(ctx, s.collectOnce(ctx, nil))
+	s.pruneParents(ctx, nil)
+	if err := s.reuntag(ctx); err != nil {
+		klog.FromContext(ctx).Error(err, "Kept rules against VLAN tags that no pod needs")
+	}
 }
 
 // reguard installs spoof checks that a firewall has flushed, and removes those
@@ -78,6 +91,21 @@ func (s *Server) reguard(ctx context.Context) error {
 	}
 	s.guarding = wants
 	return nil
+}
+
+// reuntag makes the rules against VLAN tags anew, as long as a pod is on a bridge.
+func (s *Server) reuntag(ctx context.Context) error {
+	ports := func() bool {
+		return slices.ContainsFunc(s.snapshot(), func(sandbox *Sandbox) bool {
+			return slices.ContainsFunc(sandbox.links(), func(i link.Interface) bool { return i.HostEnd != "" })
+		})
+	}
+	before := s.untagging
+	s.untagging = ports()
+	if !s.untagging && !before {
+		return nil
+	}
+	return s.deps.HostLinks.KeepUntagged(ctx, ports)
 }
 
 // usedDevices lists the devices of the host that records tell of, and those that

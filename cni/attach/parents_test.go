@@ -154,7 +154,7 @@ func TestARestartedAgentPrunesByTheRecords(t *testing.T) {
 	}
 	w.restore(t.Context())
 	w.pruneParents(t.Context(), nil)
-	if diff := cmp.Diff(before, w.links.String()); diff != "" {
+	if diff := cmp.Diff(before+"untagged: ports of pods\n", w.links.String()); diff != "" {
 		t.Error(diff)
 	}
 
@@ -170,5 +170,30 @@ func TestARestartedAgentPrunesByTheRecords(t *testing.T) {
 	w.pruneParents(t.Context(), nil)
 	if !strings.Contains(w.links.String(), "np-eth1 bridge") {
 		t.Error("removed under a pod whose record cannot be read")
+	}
+}
+
+// The last agent takes along what the pods that are gone stood on, and nothing
+// of those that live.
+func TestTheLastAgentRemovesWhatIsIdle(t *testing.T) {
+	w := newWorld(t)
+	w.networks["data"], w.networks["other"] = of("bridge", 0, ""), of("bridge", 100, "")
+	for id, network := range map[string]string{"c1": "data", "c2": "other"} {
+		if err := w.add(t.Context(), id, network); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.Leave(t.Context())
+	for _, bridge := range []string{"np-eth1 bridge", "np-eth1.100 bridge"} {
+		if !strings.Contains(w.links.String(), bridge) {
+			t.Errorf("removed under a pod: %s", bridge)
+		}
+	}
+	for _, id := range []string{"c1", "c2"} {
+		w.gone[sandboxOf(id).NetNS] = true
+	}
+	w.Leave(t.Context())
+	if left := w.links.String(); left != "" {
+		t.Errorf("left: %s", left)
 	}
 }

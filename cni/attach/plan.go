@@ -101,6 +101,9 @@ func sameRequest(a, b *podnetworks.Request) bool {
 		if len(r.IPs) == 0 {
 			r.IPs = nil
 		}
+		if len(r.Sysctls) == 0 {
+			r.Sysctls = nil
+		}
 		return r
 	}
 	return reflect.DeepEqual(canonical(*a), canonical(*b))

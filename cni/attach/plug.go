@@ -95,6 +95,9 @@ func (s *Server) plug(ctx context.Context, sandbox *Sandbox, request podnetworks
 		settled, undone := s.settle(ctx, going)
 		return settled, errors.Join(err, undone)
 	}
+	if s.inPod(all) {
+		s.deps.ClusterIPs.Notify()
+	}
 	s.report(going)
 	s.tellNICs(going)
 	return going, nil
@@ -112,7 +115,7 @@ func (s *Server) readyLink(ctx context.Context, sandbox *Sandbox, all []wanted) 
 	if err != nil {
 		return sandbox, err
 	}
-	routePlugged(sandbox, &all[0], &designed.Interfaces[0])
+	s.routePlugged(sandbox, &all[0], &designed.Interfaces[0])
 	going := sandbox.clone()
 	going.Going[len(going.Going)-1].Interface = &designed.Interfaces[0]
 	if err := s.remember(going); err != nil {
@@ -128,15 +131,17 @@ func (s *Server) makeLink(ctx context.Context, sandbox *Sandbox, all []wanted) (
 	last := len(made.Going) - 1
 	iface := *made.Going[last].Interface
 	err := s.ensureOverlays(ctx, all)
-	if err == nil {
+	if err != nil {
+		err = fmt.Errorf("interface %s: %w", iface.Name, err)
+	} else {
 		err = s.deps.PodLinks.Add(ctx, sandbox.NetNS, iface)
 	}
 	if err != nil {
-		if iface.NIC == nil { // a NIC is looked for once more: it must come back
+		if iface.NIC == nil && len(mayStand([]link.Interface{iface}, err)) == 0 { // a NIC is looked for once more: it must come back
 			// There is none of ours. The pod may have one of this name that is its own.
 			made.Going[last].Interface = nil
 		}
-		return made, fmt.Errorf("interface %s: %w", iface.Name, err)
+		return made, err
 	}
 	made.notePlugged(iface.Name)
 	made.Going = made.Going[:last]
@@ -188,5 +193,6 @@ func (s *Server) settle(ctx context.Context, sandbox *Sandbox) (*Sandbox, error)
 		return sandbox, err
 	}
 	s.leaveOverlays(sandbox)
+	s.leaveClusterIPs()
 	return settled, nil
 }

@@ -18,7 +18,7 @@ import (
 )
 
 // result tells the runtime of our interfaces (CNI specification, ADD success).
-func result(netns string, all []wanted, interfaces []link.Interface) (json.RawMessage, error) {
+func result(netns string, all []wanted, interfaces []link.Interface, version string) (json.RawMessage, error) {
 	out := &current.Result{CNIVersion: current.ImplementedSpecVersion}
 	for i := range interfaces {
 		iface := &interfaces[i]
@@ -55,7 +55,11 @@ func result(netns string, all []wanted, interfaces []link.Interface) (json.RawMe
 			}
 		}
 	}
-	raw, err := json.Marshal(out)
+	asked, err := out.GetAsVersion(version)
+	if err != nil {
+		return nil, fmt.Errorf("giving the result the form of version %s: %w", version, err)
+	}
+	raw, err := json.Marshal(asked)
 	if err != nil {
 		return nil, fmt.Errorf("encoding the result: %w", err)
 	}
@@ -73,7 +77,7 @@ func attachments(all []wanted, interfaces []link.Interface) []podnetworks.Attach
 	for i := range interfaces {
 		iface := &interfaces[i]
 		entry := podnetworks.Attachment{
-			Name: all[i].network.Name, Interface: iface.Name, MAC: iface.MAC, MTU: iface.MTU, Default: all[i].primary(),
+			Name: all[i].network.Name, Interface: iface.Name, MAC: iface.MAC, MTU: iface.MTU, Default: all[i].primary(), NIC: all[i].nic,
 		}
 		if iface.NIC != nil {
 			entry.DeviceInfo = deviceInfo(iface.NIC)

@@ -30,6 +30,9 @@ type State string
 const (
 	StateAttaching State = "attaching"
 	StateAttached  State = "attached"
+	// StateUndone: of an ADD that failed only what other plugins may have made is
+	// left, with its addresses, for DEL.
+	StateUndone State = "undone"
 )
 
 // Sandbox is what one pod sandbox was given: all that DEL, CHECK and a restart
@@ -60,6 +63,9 @@ type Sandbox struct {
 type NodePath struct {
 	Network string         `json:"network"`
 	Subnets []netip.Prefix `json:"subnets"`
+	// Local are addresses of pods here that have no other router than the host:
+	// the blocks of those that have theirs from one.
+	Local []netip.Prefix `json:"local,omitempty"`
 	link.Path
 }
 
@@ -116,10 +122,12 @@ func (d Sandboxes) Save(s *Sandbox) error {
 	return nil
 }
 
-// Load reads all records. A file that is none is reported beside the others:
-// one bad file must not keep the agent from serving. It is called before any
-// Save, and so removes what an agent that was killed had only half written.
-func (d Sandboxes) Load() (records []Sandbox, unreadable []error, err error) {
+// Load reads all records. A file that is none, or cannot be read, is reported beside
+// the others, by the container that it is named after: one bad file must not keep
+// the agent from serving. It is called before any Save, and so removes what an agent
+// that was killed had only half written.
+func (d Sandboxes) Load() (records []Sandbox, unreadable map[string]Unreadable, err error) {
+	unreadable = map[string]Unreadable{}
 	entries, err := os.ReadDir(string(d))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, nil
@@ -129,31 +137,53 @@ func (d Sandboxes) Load() (records []Sandbox, unreadable []error, err error) {
 	}
 	for _, entry := range entries {
 		if strings.HasSuffix(entry.Name(), partialSuffix) {
-			if err := os.Remove(filepath.Join(string(d), entry.Name())); err != nil {
-				return nil, nil, fmt.Errorf("removing half a sandbox record: %w", err)
-			}
+			_ = os.Remove(filepath.Join(string(d), entry.Name())) // the next one tries again
 			continue
 		}
 		id, isRecord := strings.CutSuffix(entry.Name(), recordSuffix)
 		if !isRecord {
 			continue
 		}
-		raw, err := os.ReadFile(filepath.Join(string(d), entry.Name()))
-		if err != nil {
-			return nil, nil, fmt.Errorf("reading sandbox record: %w", err)
-		}
 		var record Sandbox
-		err = json.Unmarshal(raw, &record)
+		raw, err := os.ReadFile(filepath.Join(string(d), entry.Name()))
+		if err == nil {
+			err = json.Unmarshal(raw, &record)
+		}
 		if err == nil && record.ContainerID != id {
 			err = fmt.Errorf("it is of container %q", record.ContainerID)
 		}
 		if err != nil {
-			unreadable = append(unreadable, fmt.Errorf("reading sandbox record %s: %w", entry.Name(), err))
+			unreadable[id] = Unreadable{NetNS: netNSIn(raw), Err: fmt.Errorf("reading sandbox record %s: %w", entry.Name(), err)}
 			continue
 		}
 		records = append(records, record)
 	}
 	return records, unreadable, nil
+}
+
+// Unreadable is a record that could not be read.
+type Unreadable struct {
+	// NetNS is the namespace of its sandbox; empty if not even that is known.
+	NetNS string
+	Err   error
+}
+
+// netNSIn finds the namespace in a record of which another member is not what it
+// should be: of a later version, say.
+func netNSIn(raw []byte) string {
+	var part struct {
+		NetNS string `json:"netns"`
+	}
+	if json.Unmarshal(raw, &part) != nil {
+		return ""
+	}
+	return part.NetNS
+}
+
+// exist says that an agent has kept records here since the node started.
+func (d Sandboxes) exist() bool {
+	_, err := os.Stat(string(d))
+	return err == nil
 }
 
 // Remove deletes a record; one that is gone is no error.

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	current "github.com/containernetworking/cni/pkg/types/100"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2"
 
@@ -46,7 +47,7 @@ func (s *Server) Run(ctx context.Context) error {
 	var group sync.WaitGroup
 	defer group.Wait()
 	group.Go(func() {
-		s.replayAgain(ctx)
+		s.replay(ctx)
 		s.collect(ctx)
 	})
 	group.Go(func() { s.followChanges(ctx) })
@@ -94,8 +95,9 @@ type session struct {
 	// prepared and sandbox are set between Prepare and the end of an ADD.
 	prepared []wanted
 	sandbox  wire.Sandbox
-	// attached is set once Commit succeeded.
+	// attached is set once Commit succeeded, and failed once it did not.
 	attached *Sandbox
+	failed   bool
 	unlock   func()
 }
 
@@ -205,24 +207,33 @@ func (ses *session) handle(ctx context.Context, request *wire.Request) (*wire.Re
 	case wire.OpCommit:
 		timeout = commitTimeout
 	}
+	connected := ctx
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	switch request.Op {
 	case wire.OpPrepare:
-		return ses.handlePrepare(ctx, request)
+		response, err := ses.handlePrepare(ctx, request)
+		if err != nil || !request.AtOnce || response.DefaultNetwork || len(response.Delegates) > 0 {
+			return response, err
+		}
+		// That spares the binary a second round, and the work on the result: it is a
+		// new process, to which all of that is dear.
+		ctx, cancel := context.WithTimeout(connected, commitTimeout)
+		defer cancel()
+		return ses.handleCommit(ctx, request, request.CNIVersion)
 	case wire.OpCommit:
-		return ses.handleCommit(ctx, request)
+		return ses.handleCommit(ctx, request, current.ImplementedSpecVersion)
 	case wire.OpAbort:
-		return &wire.Response{}, ses.abort(ctx)
+		return &wire.Response{}, ses.undone(ctx)
 	case wire.OpDel:
-		return &wire.Response{}, ses.del(ctx, &request.Sandbox)
+		alone := ses.alone(request.Sandbox.ContainerID)
+		return &wire.Response{Alone: alone}, ses.del(ctx, &request.Sandbox)
 	case wire.OpCheck:
 		return &wire.Response{}, ses.check(ctx, &request.Sandbox, request.Previous)
 	case wire.OpGC:
 		return &wire.Response{}, ses.gc(ctx, request.Valid)
 	case wire.OpPodNetworks:
-		networks, err := ses.podNetworks(ctx, &request.Sandbox)
-		return &wire.Response{Networks: networks}, err
+		return ses.podNetworks(ctx, &request.Sandbox)
 	}
 	return nil, invalid("unknown operation %q", request.Op)
 }
@@ -240,7 +251,7 @@ func (ses *session) handlePrepare(ctx context.Context, request *wire.Request) (*
 		return nil, err
 	}
 	ses.unlock = unlock
-	all, err := ses.prepare(ctx, &request.Sandbox, request.Networks)
+	all, err := ses.prepare(ctx, &request.Sandbox, request.Networks, request.NPWG)
 	if err != nil {
 		return nil, err
 	}
@@ -250,37 +261,54 @@ func (ses *session) handlePrepare(ctx context.Context, request *wire.Request) (*
 		response.DefaultNetwork = response.DefaultNetwork && !all[i].primary()
 	}
 	if response.Delegates, err = delegates(all); err != nil {
-		return nil, errors.Join(err, ses.abort(ctx))
+		ses.prepared = nil
+		return nil, ses.release(ctx, &ses.sandbox, err) // none of them was executed
 	}
 	return response, nil
 }
 
-func (ses *session) handleCommit(ctx context.Context, request *wire.Request) (*wire.Response, error) {
+func (ses *session) handleCommit(ctx context.Context, request *wire.Request, version string) (*wire.Response, error) {
 	if ses.prepared == nil || request.Sandbox.ContainerID != ses.sandbox.ContainerID {
 		return nil, invalid("commit of what this connection did not prepare")
 	}
 	all := ses.prepared
 	if err := deliver(all, request.Delegates); err != nil {
-		return nil, err // the end of the connection gives the addresses back
+		return nil, err // OpAbort, or the end of the connection, gives the addresses back
 	}
 	ses.prepared = nil
-	attached, raw, err := ses.commit(ctx, &ses.sandbox, all, request.Default)
+	attached, raw, err := ses.commit(ctx, &ses.sandbox, all, request.Default, version)
 	if err != nil {
+		ses.failed = true
 		return nil, err
 	}
 	ses.attached = attached
 	return &wire.Response{Result: raw}, nil
 }
 
-// abort gives back what the connection holds and was not answered.
+// undone gives all back that the connection holds: the caller has said that it
+// has undone its own part.
+func (ses *session) undone(ctx context.Context) error {
+	switch {
+	case ses.prepared != nil:
+		ses.prepared = nil
+		return ses.release(ctx, &ses.sandbox, nil)
+	case ses.failed:
+		ses.failed = false
+		return ses.del(ctx, &ses.sandbox)
+	}
+	return nil
+}
+
+// abort gives back what the connection holds and was not answered. Whether its
+// caller came to undo what other plugins have made is not known.
 func (ses *session) abort(ctx context.Context) error {
 	if a := ses.attached; a != nil {
 		ses.attached = nil
 		return ses.undo(ctx, a)
 	}
-	if ses.prepared != nil {
+	if all := ses.prepared; all != nil {
 		ses.prepared = nil
-		return ses.release(ctx, &ses.sandbox, nil)
+		return ses.giveUp(ctx, &ses.sandbox, all, nil)
 	}
 	return nil
 }

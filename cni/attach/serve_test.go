@@ -209,8 +209,8 @@ func TestServerRefusesWhatItDoesNotUnderstand(t *testing.T) {
 func TestPodNetworksWaitsForTheCache(t *testing.T) {
 	w := newWorld(t)
 	got, err := w.podNetworks(t.Context(), &wire.Sandbox{PodName: "p"})
-	if err != nil || got != "asked by p" {
-		t.Errorf("got %q, %v", got, err)
+	if err != nil || got.Networks != "asked by p" || got.NPWG != nil {
+		t.Errorf("got %+v, %v", got, err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()

@@ -15,7 +15,9 @@ import (
 	"k8s.io/klog/v2"
 	"k8s.io/utils/clock"
 
+	"github.com/netplane/netplane/api/podnetworks"
 	"github.com/netplane/netplane/cni/link"
+	"github.com/netplane/netplane/cni/wire"
 )
 
 // Server serves the CNI binary.
@@ -29,21 +31,28 @@ type Server struct {
 	mu        sync.Mutex
 	loaded    bool
 	sandboxes map[string]*Sandbox // by container ID; the values do not change
+	// unreadable are the containers whose record could not be read, so that nobody
+	// knows what is idle, with their namespaces as far as they are known.
+	unreadable map[string]string
+	// leaving are the sandboxes whose path was removed while their DEL goes on.
+	leaving map[string]bool
 
 	// nics is held while a pod is given one.
 	nics takenNICs
 	// parents is read-locked while an interface is designed on a device that no
 	// record tells of yet, and locked while idle devices are removed.
 	parents sync.RWMutex
-	// blind: some record could not be read, so that nobody knows what is idle.
-	blind bool
 
 	// guarding: there may be spoof checks; used by Run alone.
 	guarding bool
+	// untagging: there may be rules against VLAN tags; used by Run alone.
+	untagging bool
 
 	// paths is held while the host's side of eth0 pods changes.
 	paths   sync.Mutex
 	masking string // the rules in force, rendered
+	// reached are the routes to whole subnets, by the Network and device.
+	reached map[string][]link.SubnetRoute
 }
 
 // NewServer checks its parts and starts nothing.
@@ -63,9 +72,10 @@ func NewServer(config Config, deps Deps) (*Server, error) {
 	return &Server{
 		config: config, deps: deps, records: Sandboxes(config.Sandboxes()),
 		busy:      keyedMutex{holders: map[string]*holder{}},
-		nics:      takenNICs{by: map[string]string{}},
+		nics:      takenNICs{by: map[string]string{}, below: map[string][]string{}},
 		plugs:     newPlugs(),
-		sandboxes: map[string]*Sandbox{}, guarding: true,
+		sandboxes: map[string]*Sandbox{}, unreadable: map[string]string{}, guarding: true, untagging: true,
+		leaving: map[string]bool{}, reached: map[string][]link.SubnetRoute{},
 	}, nil
 }
 
@@ -79,11 +89,13 @@ func (s *Server) ReplaySpool(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, err := range unreadable {
-		logger.Error(err, "Ignored a sandbox record")
+	for id := range unreadable {
+		logger.Error(unreadable[id].Err, "Ignored a sandbox record; its interfaces stay until the network namespace is gone", "containerID", id)
 	}
-	s.blind = len(unreadable) > 0
 	s.mu.Lock()
+	for id := range unreadable {
+		s.unreadable[id] = unreadable[id].NetNS
+	}
 	for i := range records {
 		s.sandboxes[records[i].ContainerID] = &records[i]
 	}
@@ -95,24 +107,30 @@ func (s *Server) ReplaySpool(ctx context.Context) error {
 			continue
 		}
 		logger.Info("Undoing an ADD that was never answered", "pod", records[i].Pod(), "containerID", records[i].ContainerID)
-		if err := s.detach(ctx, &records[i]); err != nil {
+		if err := s.undo(ctx, &records[i]); err != nil {
 			logger.Error(err, "Could not undo an ADD yet", "containerID", records[i].ContainerID)
 		}
 	}
-	files, err := s.replay(ctx)
-	for _, file := range files {
-		logger.Info("Ignored a file in the spool that is no DEL", "file", file)
+	if err := s.config.Spool().Tidy(); err != nil {
+		logger.Error(err, "Kept files of writers that were killed")
 	}
-	return err
+	s.replay(ctx)
+	s.sweep(ctx)
+	return nil
 }
 
-// replay carries out the spooled DELs; those that fail stay in the spool. It
-// returns the files there that are none.
-func (s *Server) replay(ctx context.Context) (files []string, err error) {
+// replay carries out the spooled DELs; those that fail stay in the spool for the
+// next look: those of ReplaySpool, and what came before the socket stood, or did
+// not get an answer.
+func (s *Server) replay(ctx context.Context) {
 	logger := klog.FromContext(ctx)
 	dels, files, err := s.config.Spool().List()
 	if err != nil {
-		return nil, err
+		logger.Error(err, "Spooled DELs wait for the next look")
+		return
+	}
+	for _, file := range files {
+		logger.Error(s.config.Spool().PutAside(file), "Put a file of the spool aside that is no DEL", "file", file)
 	}
 	for _, del := range dels {
 		err := s.del(ctx, &del)
@@ -125,16 +143,13 @@ func (s *Server) replay(ctx context.Context) (files []string, err error) {
 		}
 		logger.Info("Carried out a spooled DEL", "containerID", del.ContainerID)
 	}
-	return files, nil
 }
 
-// replayAgain carries out the spooled DELs that ReplaySpool could not: what
-// failed then, and what came before the socket stood, or did not get an answer.
-func (s *Server) replayAgain(ctx context.Context) {
-	if _, err := s.replay(ctx); err != nil {
-		klog.FromContext(ctx).Error(err, "Spooled DELs wait for the next look")
-	}
-}
+// unreachable is what an operator hears of paths that could not be made.
+const unreachable = "The host cannot reach pods with a Network on eth0"
+
+// tagged is what an operator hears of rules that could not be made.
+const tagged = "Pods on bridges may be able to send frames with VLAN tags"
 
 // restore makes the host's side of every sandbox true again, and has
 // network-status written again where the last agent did not come to it.
@@ -143,17 +158,20 @@ func (s *Server) restore(ctx context.Context) {
 		if sandbox.State != StateAttached {
 			continue
 		}
-		if err := s.addPath(ctx, sandbox); err != nil {
-			klog.FromContext(ctx).Error(err, "The host cannot reach a pod", "pod", sandbox.Pod())
-		}
 		s.report(sandbox)
 		s.PodChanged(types.UID(sandbox.PodUID))
+	}
+	if err := s.repath(ctx); err != nil {
+		klog.FromContext(ctx).Error(err, unreachable)
 	}
 	if err := s.mask(ctx); err != nil {
 		klog.FromContext(ctx).Error(err, "Pods with a Network on eth0 cannot reach Services")
 	}
 	if err := s.reguard(ctx); err != nil {
 		klog.FromContext(ctx).Error(err, "Some pods are without their spoof check")
+	}
+	if err := s.reuntag(ctx); err != nil {
+		klog.FromContext(ctx).Error(err, tagged)
 	}
 }
 
@@ -180,6 +198,43 @@ func (s *Server) sandbox(containerID string) (*Sandbox, bool) {
 	return sandbox, ok
 }
 
+// blind: some record could not be read, so that nobody knows what is idle.
+func (s *Server) blind() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.unreadable) > 0
+}
+
+// unread are the sandboxes whose record could not be read but for their namespace.
+func (s *Server) unread() []*Sandbox {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []*Sandbox
+	for id, netns := range s.unreadable {
+		if netns != "" {
+			out = append(out, &Sandbox{Sandbox: wire.Sandbox{ContainerID: id, NetNS: netns}})
+		}
+	}
+	return out
+}
+
+// Unreadable counts the files of the agent's state that could not be read.
+func (s *Server) Unreadable() (records, spooled int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.unreadable), s.config.Spool().Aside()
+}
+
+// alone says that a sandbox has a Network on eth0.
+func (s *Server) alone(containerID string) bool {
+	sandbox, ok := s.sandbox(containerID)
+	if !ok {
+		return false
+	}
+	ofNetwork := func(i link.Interface) bool { return i.Name == podnetworks.PrimaryInterface }
+	return slices.ContainsFunc(sandbox.Interfaces, ofNetwork) || slices.Contains(sandbox.Delegates, podnetworks.PrimaryInterface)
+}
+
 // remember writes a record to disk and memory.
 func (s *Server) remember(sandbox *Sandbox) error {
 	if err := s.records.Save(sandbox); err != nil {
@@ -198,6 +253,8 @@ func (s *Server) forget(containerID string) error {
 	s.mu.Lock()
 	sandbox, known := s.sandboxes[containerID]
 	delete(s.sandboxes, containerID)
+	delete(s.unreadable, containerID)
+	delete(s.leaving, containerID)
 	s.mu.Unlock()
 	if known {
 		s.tellNICs(sandbox)
@@ -227,6 +284,12 @@ func (s *Server) collect(ctx context.Context) {
 		if err := s.reguard(ctx); err != nil {
 			klog.FromContext(ctx).Error(err, "Some pods are without their spoof check")
 		}
+		if err := s.reuntag(ctx); err != nil {
+			klog.FromContext(ctx).Error(err, tagged)
+		}
+		if err := s.repath(ctx); err != nil {
+			klog.FromContext(ctx).Error(err, unreachable)
+		}
 		if err := s.remask(ctx); err != nil {
 			klog.FromContext(ctx).Error(err, "Pods with a Network on eth0 cannot reach Services")
 		}
@@ -237,7 +300,7 @@ func (s *Server) collect(ctx context.Context) {
 func (s *Server) collectOnce(ctx context.Context, before map[string]bool) map[string]bool {
 	logger := klog.FromContext(ctx)
 	missing := map[string]bool{}
-	for _, sandbox := range s.snapshot() {
+	for _, sandbox := range append(s.snapshot(), s.unread()...) {
 		id := sandbox.ContainerID
 		if s.deps.NetNSExists(sandbox.NetNS) {
 			continue
@@ -253,6 +316,6 @@ func (s *Server) collectOnce(ctx context.Context, before map[string]bool) map[st
 		}
 		logger.Info("Freed what a vanished sandbox left", "pod", sandbox.Pod(), "containerID", id)
 	}
-	s.replayAgain(ctx)
+	s.replay(ctx)
 	return missing
 }

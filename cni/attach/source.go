@@ -6,10 +6,12 @@ package attach
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	current "github.com/containernetworking/cni/pkg/types/100"
 
 	"github.com/netplane/netplane/api/podnetworks"
+	"github.com/netplane/netplane/api/v1alpha1"
 	"github.com/netplane/netplane/cni/link"
 	"github.com/netplane/netplane/cni/wire"
 )
@@ -69,20 +71,10 @@ func routeBySource(all []wanted, interfaces []link.Interface, network *wire.Defa
 	return nil
 }
 
-// routePlugged does so for an interface that joins a running pod, where eth0
-// may have been the only way out until now.
-func routePlugged(sandbox *Sandbox, w *wanted, iface *link.Interface) {
-	var count routers
-	for i := range sandbox.Attachments {
-		if sandbox.Attachments[i].Interface != podnetworks.PrimaryInterface {
-			continue
-		}
-		for _, gateway := range sandbox.Attachments[i].Gateway {
-			if addr, err := netip.ParseAddr(gateway); err == nil {
-				count.add(addr)
-			}
-		}
-	}
+// routePlugged does so for an interface that joins a running pod, where one other
+// may have been the only way out until now. What is there stays as it is.
+func (s *Server) routePlugged(sandbox *Sandbox, w *wanted, iface *link.Interface) {
+	count := s.routersOf(sandbox)
 	for _, address := range iface.Addresses {
 		if next, _ := w.nextHop(address.Addr()); next.IsValid() {
 			count.add(address.Addr())
@@ -91,6 +83,41 @@ func routePlugged(sandbox *Sandbox, w *wanted, iface *link.Interface) {
 	if iface.Source = w.sourceRoutes(iface, &count); iface.Source != nil {
 		iface.Source.Beside = podnetworks.PrimaryInterface
 	}
+}
+
+// routersOf counts the interfaces of a pod that have a router: eth0 by what it was
+// told to have, those that netplane made by the gateways of their Networks.
+func (s *Server) routersOf(sandbox *Sandbox) routers {
+	var count routers
+	for i := range sandbox.Attachments {
+		a := &sandbox.Attachments[i]
+		if a.Interface == podnetworks.PrimaryInterface {
+			for _, gateway := range a.Gateway {
+				if addr, err := netip.ParseAddr(gateway); err == nil {
+					count.add(addr)
+				}
+			}
+			continue
+		}
+		n, known := s.deps.Networks.Get(a.Name)
+		if !known || n.Spec.Delegated() {
+			continue
+		}
+		for _, text := range []v1alpha1.IP{n.Spec.Gateway, n.Spec.Gateway6} {
+			gateway, err := netip.ParseAddr(string(text))
+			if err != nil {
+				continue
+			}
+			hasFamily := slices.ContainsFunc(a.IPs, func(ip string) bool {
+				own, err := netip.ParseAddr(ip)
+				return err == nil && sameFamily(own, gateway)
+			})
+			if hasFamily {
+				count.add(gateway)
+			}
+		}
+	}
+	return count
 }
 
 // defaultRouters counts the cluster's eth0 where it has a router.

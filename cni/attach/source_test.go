@@ -5,6 +5,7 @@ package attach
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -60,7 +61,7 @@ func TestSourceRoutesWhereAPodHasSeveralRouters(t *testing.T) {
 			w.networks["second"].Spec.Gateway = "10.60.0.254"
 			w.networks["second"].Spec.Routes = []v1alpha1.Route{{To: "10.0.0.0/8", Via: "10.60.0.253"}}
 			sandbox := sandboxOf("c1")
-			all, err := w.prepare(t.Context(), &sandbox, test.asks)
+			all, err := w.prepare(t.Context(), &sandbox, test.asks, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -108,27 +109,32 @@ func prefixesOf(texts ...string) []netip.Prefix {
 func TestAnInterfaceThatIsPluggedLaterRoutesBySource(t *testing.T) {
 	for name, test := range map[string]struct {
 		gateways []string // of eth0
+		ips      []string // of an interface on a Network with a gateway
 		want     string
 	}{
-		"eth0 has a router":       {[]string{"10.244.0.1"}, "route to 10.20.0.0/16; route to 0.0.0.0/0 via 10.20.0.254; beside eth0"},
-		"of the other family":     {[]string{"fd00::1"}, ""},
-		"eth0 has no router":      {nil, ""},
-		"eth0 has one in each":    {[]string{"fd00::1", "10.244.0.1"}, "route to 10.20.0.0/16; route to 0.0.0.0/0 via 10.20.0.254; beside eth0"},
-		"an address that is none": {[]string{"?"}, ""},
+		"eth0 has a router":            {[]string{"10.244.0.1"}, nil, "route to 10.20.0.0/16; route to 0.0.0.0/0 via 10.20.0.254; beside eth0"},
+		"of the other family":          {[]string{"fd00::1"}, nil, ""},
+		"eth0 has no router":           {nil, nil, ""},
+		"eth0 has one in each":         {[]string{"fd00::1", "10.244.0.1"}, nil, "route to 10.20.0.0/16; route to 0.0.0.0/0 via 10.20.0.254; beside eth0"},
+		"another has a router":         {nil, []string{"10.10.0.9"}, "route to 10.20.0.0/16; route to 0.0.0.0/0 via 10.20.0.254; beside eth0"},
+		"another, of the other family": {nil, []string{"fd00:10:10::9"}, ""},
+		"an address that is none":      {[]string{"?"}, nil, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
 			w.networks["data"].Spec.Gateway = "10.20.0.254"
 			sandbox := sandboxOf("c1")
-			all, err := w.prepare(t.Context(), &sandbox, "data@net1")
+			all, err := w.prepare(t.Context(), &sandbox, "data@net1", nil)
 			if err != nil {
 				t.Fatal(err)
 			}
 			iface := all[0].design(&circumstances{containerID: "c1", parent: link.Parent{Name: "eth1", MTU: 1500}})
 			there := &Sandbox{Attachments: []podnetworks.Attachment{
 				{Interface: "eth0", Gateway: test.gateways}, {Interface: "net9", Gateway: []string{"192.0.2.1"}},
+				{Interface: "net2", Name: "management", IPs: test.ips},
 			}}
-			routePlugged(there, &all[0], &iface)
+			w.networks["management"].Spec.Gateway = "10.10.255.254"
+			w.routePlugged(there, &all[0], &iface)
 			var got []string
 			if iface.Source != nil {
 				for _, r := range iface.Source.Routes {
@@ -152,6 +158,42 @@ func TestInterfacesAreAskedToHaveTheNetworksSysctls(t *testing.T) {
 	for line := range strings.Lines(w.links.String()) {
 		if has := strings.Contains(line, "net.ipv4.conf.IFNAME.rp_filter=2"); has != strings.HasPrefix(line, "/ns/c1: net1 ") {
 			t.Error(line)
+		}
+	}
+}
+
+func TestPodsHaveSettingsOfTheirOwnAsTheNetworkAllows(t *testing.T) {
+	const own = `[{"name": "data", "ifname": "net1", "mtu": 1300, "sysctls": {"net.ipv4.conf.IFNAME.rp_filter": "0"}}, {"name": "data", "ifname": "net2"}]`
+	w := newWorld(t)
+	spec := &w.networks["data"].Spec
+	spec.Sysctls = []v1alpha1.Sysctl{{Name: "net.ipv4.conf.IFNAME.rp_filter", Value: "2"}, {Name: "net.ipv4.conf.IFNAME.log_martians", Value: "1"}}
+	if err := w.add(t.Context(), "c1", own); err == nil || !strings.Contains(err.Error(), "not in the network's allowedSysctls") {
+		t.Fatalf("without the network's leave: %v", err)
+	}
+	spec.AllowedSysctls = []v1alpha1.SysctlName{"net.ipv4.conf.IFNAME.rp_filter"}
+	if err := w.add(t.Context(), "c1", own); err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSpace(w.links.String()), "\n")
+	for _, want := range []struct {
+		prefix string
+		has    []string
+		hasNot string
+	}{
+		{"/ns/c1: net1 ", []string{" mtu 1300 ", "rp_filter=0", "log_martians=1"}, "rp_filter=2"},
+		{"/ns/c1: net2 ", []string{"rp_filter=2", "log_martians=1"}, " mtu 1300 "},
+	} {
+		at := slices.IndexFunc(lines, func(l string) bool { return strings.HasPrefix(l, want.prefix) })
+		if at < 0 {
+			t.Fatalf("no %q in %q", want.prefix, lines)
+		}
+		for _, text := range want.has {
+			if !strings.Contains(lines[at], text) {
+				t.Errorf("want %q in %q", text, lines[at])
+			}
+		}
+		if strings.Contains(lines[at], want.hasNot) {
+			t.Errorf("%q in %q", want.hasNot, lines[at])
 		}
 	}
 }

@@ -37,6 +37,7 @@ type world struct {
 	tunnel     link.Tunnel
 	gone       map[string]bool // namespaces of pods
 	claims     []*v1alpha1.IPClaim
+	full       []string // networks without a free address
 	events     []string
 	// asked are the annotations of running pods, by name: as the cache shows them,
 	// and as they are.
@@ -141,16 +142,16 @@ func (w *world) stepped(name string) {
 // podLinks are the world's, with steps.
 type podLinks struct{ w *world }
 
-func (p podLinks) Add(ctx context.Context, netns string, spec link.Interface) error {
+func (p podLinks) Add(ctx context.Context, netns string, specs ...link.Interface) error {
 	p.w.stepped("before add")
 	defer p.w.stepped("after add")
-	return p.w.links.Add(ctx, netns, spec)
+	return p.w.links.Add(ctx, netns, specs...)
 }
 
-func (p podLinks) Delete(ctx context.Context, netns string, spec link.Interface) error {
+func (p podLinks) Delete(ctx context.Context, netns string, specs ...link.Interface) error {
 	p.w.stepped("before delete")
 	defer p.w.stepped("after delete")
-	return p.w.links.Delete(ctx, netns, spec)
+	return p.w.links.Delete(ctx, netns, specs...)
 }
 
 func (p podLinks) Check(ctx context.Context, netns string, spec link.Interface) error {
@@ -164,8 +165,8 @@ func (w *world) Reserve(_ context.Context, asks []ipam.Ask) ([]ipam.Lease, error
 	defer w.mu.Unlock()
 	var out []ipam.Lease
 	for _, ask := range asks {
-		if ask.Network == "full" {
-			return nil, errors.New(`network "full" has no free address on this node`)
+		if slices.Contains(w.full, ask.Network) {
+			return nil, fmt.Errorf("network %q has no free address on this node", ask.Network)
 		}
 		spec := w.networks[ask.Network].Spec
 		block := netip.MustParsePrefix(string(spec.Subnet)).Addr()
@@ -190,6 +191,24 @@ func (w *world) Reserve(_ context.Context, asks []ipam.Ask) ([]ipam.Lease, error
 	}
 	slices.Reverse(out) // the order of leases is not promised
 	return out, nil
+}
+
+// Available is Reserve without a trace.
+func (w *world) Available(asks []ipam.Ask) error {
+	for _, ask := range asks {
+		if slices.Contains(w.full, ask.Network) {
+			return fmt.Errorf("network %q has no free address on this node", ask.Network)
+		}
+		w.mu.Lock()
+		for key, address := range w.leases {
+			if id, name, _ := strings.Cut(key, "/"); ask.Fixed.IsValid() && address == ask.Fixed {
+				w.mu.Unlock()
+				return &ipam.FixedInUseError{Lease: ipam.Lease{Owner: ipam.Owner{ContainerID: id, IfName: name}, Network: ask.Network, Address: address}}
+			}
+		}
+		w.mu.Unlock()
+	}
+	return nil
 }
 
 func (w *world) Release(_ context.Context, containerID string, names ...string) error {
@@ -242,7 +261,7 @@ func ready(name, plugin string, subnet, subnet6 v1alpha1.CIDR) *v1alpha1.Network
 func newWorld(t testing.TB) *world {
 	t.Helper()
 	w := &world{
-		links: link.NewFake(map[string]int{"eth1": 1500}), parents: []string{"eth1"}, bridged: map[string]bool{"eth1": true},
+		links: link.NewFake(map[string]int{"eth1": 1500}), full: []string{"full"}, parents: []string{"eth1"}, bridged: map[string]bool{"eth1": true},
 		namespaces: map[string]map[string]string{"default": {"team": "a"}}, refused: map[string]string{},
 		gone: map[string]bool{}, leases: map[string]netip.Addr{}, asked: map[string]string{}, askedLive: map[string]string{}, reported: map[string]int{}, uses: map[string]string{},
 		networks: map[string]*v1alpha1.Network{
@@ -279,7 +298,7 @@ func sandboxOf(id string) wire.Sandbox {
 // add does what a session does between Prepare and the answer to Commit.
 func (w *world) add(ctx context.Context, id, networks string) error {
 	sandbox := sandboxOf(id)
-	all, err := w.prepare(ctx, &sandbox, networks)
+	all, err := w.prepare(ctx, &sandbox, networks, nil)
 	if err != nil {
 		return err
 	}

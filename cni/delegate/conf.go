@@ -115,6 +115,9 @@ func (c *Conf) Bytes() (json.RawMessage, error) {
 // Name is the CNI network's, under which plugins keep what they gave out.
 func (c *Conf) Name() string { return text(c.list[keyName]) }
 
+// Kind is the type of the plugin that makes the interface: the first.
+func (c *Conf) Kind() string { return text(c.plugins[0][keyType]) }
+
 // Types are the types of all plugins and of their IPAM plugins, each once: all
 // that is executed.
 func (c *Conf) Types() []string {

@@ -5,6 +5,8 @@ package delegate
 
 import (
 	"encoding/json"
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -55,6 +57,30 @@ const (
 	flannel = `{"cniVersion":"0.3.1","name":"cbr0","plugins":[{"type":"flannel","delegate":{"hairpinMode":true,"isDefaultGateway":true}},{"type":"portmap","capabilities":{"portMappings":true}}]}`
 	canal   = `{"cniVersion":"0.3.1","name":"Canal","type":"bridge","bridge":"canal0","ipam":{"type":"host-local","subnet":"10.99.0.0/24"}}`
 )
+
+func TestDefinitionsHaveAFolderOfTheirOwn(t *testing.T) {
+	l := newLibrary(t, map[string]string{"10-flannel.conflist": flannel, "20-canal.conf": canal, "multus/1.conf": `{"name":"cbr0","type":"ptp"}`, "multus/2.conf": `{"name":"own","type":"ptp"}`})
+	l.DefinitionDir = filepath.Join(l.ConfDir, "multus")
+	for name, want := range map[string]string{"cbr0": "ptp", "own": "ptp", "Canal": "bridge", "gone": ""} {
+		conf, err := l.Network(name)
+		if want == "" {
+			if !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("%s: got %v", name, err)
+			}
+			continue
+		}
+		if err != nil || conf.Kind() != want {
+			t.Errorf("%s: got %v, %v, want plugin %s", name, conf, err, want)
+		}
+	}
+	if _, err := l.Named("own"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a Network found what is for definitions only: %v", err)
+	}
+	l.DefinitionDir = filepath.Join(l.ConfDir, "missing")
+	if _, err := l.Network("cbr0"); err != nil {
+		t.Error(err)
+	}
+}
 
 func TestConfigurationOfANetwork(t *testing.T) {
 	files := map[string]string{"00-netplane.conflist": ours, "10-flannel.conflist": flannel, "20-canal.conf": canal, "15-broken.conf": "{"}

@@ -24,6 +24,9 @@ import (
 type Library struct {
 	// ConfDir and BinDir are the node's CNI folders, as the agent sees them.
 	ConfDir, BinDir string
+	// DefinitionDir has further configurations, for NetworkAttachmentDefinitions
+	// only; it need not exist.
+	DefinitionDir string
 }
 
 // Configuration is the configuration for a Network whose plugin is not built
@@ -76,11 +79,29 @@ func (l *Library) find(network *v1alpha1.Network) (*Conf, error) {
 	return conf, nil
 }
 
+// Network is the configuration of the network of that very name, of those for
+// NetworkAttachmentDefinitions or else of the node's; the error is fs.ErrNotExist
+// if there is none.
+func (l *Library) Network(name string) (*Conf, error) {
+	for _, dir := range []string{l.DefinitionDir, l.ConfDir} {
+		confs, err := configurations(dir)
+		if err != nil {
+			return nil, err
+		}
+		for _, c := range confs {
+			if c.Name() == name {
+				return c, nil
+			}
+		}
+	}
+	return nil, fmt.Errorf("CNI network %q: %w", name, fs.ErrNotExist)
+}
+
 // Named is the installed configuration of the network of that name or, without
 // one, the first that has a plugin of that type; upper and lower case are
 // alike. The error is fs.ErrNotExist if there is none.
 func (l *Library) Named(name string) (*Conf, error) {
-	confs, err := l.installed()
+	confs, err := configurations(l.ConfDir)
 	if err != nil {
 		return nil, err
 	}
@@ -97,11 +118,14 @@ func (l *Library) Named(name string) (*Conf, error) {
 	return nil, fmt.Errorf("CNI network or plugin %q: %w", name, fs.ErrNotExist)
 }
 
-// installed are the node's configurations in the order of their files, without
+// configurations are those of a folder in the order of their files, without
 // netplane's own. A file that is none is passed over, as runtimes do it: it
 // must not take away the others.
-func (l *Library) installed() ([]*Conf, error) {
-	files, err := libcni.ConfFiles(l.ConfDir, []string{".conf", ".conflist", ".json"})
+func configurations(dir string) ([]*Conf, error) {
+	if dir == "" {
+		return nil, nil
+	}
+	files, err := libcni.ConfFiles(dir, []string{".conf", ".conflist", ".json"})
 	if err != nil {
 		return nil, fmt.Errorf("listing CNI configurations: %w", err)
 	}

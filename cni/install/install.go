@@ -27,6 +27,9 @@ type Config struct {
 	// Socket, SpoolDir and Journal, the agent's journal of addresses, are
 	// written into the configuration, as the host sees them.
 	Socket, SpoolDir, Journal string
+	// Bypassed, if set, is told at each look which file the runtime takes instead
+	// of ours; empty if none. It must not block.
+	Bypassed func(file string)
 }
 
 const (
@@ -63,6 +66,7 @@ func (i *Installer) Installed() <-chan struct{} { return i.installed }
 // replaced.
 func (i *Installer) Run(ctx context.Context) error {
 	logger := klog.FromContext(ctx)
+	i.tidy(ctx)
 	if err := i.installBinary(); err != nil {
 		return err
 	}
@@ -128,23 +132,24 @@ func (i *Installer) Sync(ctx context.Context) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("reading our configuration: %w", err)
 	}
-	conf, from, err := i.render()
-	if errors.Is(err, errNothing) {
-		i.once.Do(func() { close(i.installed) })
-		if present == nil {
-			return nil
-		}
-		logger.Info("Removing the CNI configuration: what it wraps is gone", "wrapped", wrappedBy(present))
-		return remove(target)
-	}
+	want, err := i.render()
 	if err != nil {
 		return err
 	}
-	if !bytes.Equal(conf, present) {
-		if err := replace(target, conf, 0o600); err != nil {
-			return err
+	if i.config.Bypassed != nil {
+		i.config.Bypassed(want.bypassedBy)
+	}
+	switch {
+	case want.conf == nil && present != nil:
+		logger.Info("Removing the CNI configuration: what it wraps is gone", "wrapped", wrappedBy(present))
+		err = remove(target)
+	case want.conf != nil && !bytes.Equal(want.conf, present):
+		if err = replace(target, want.conf, 0o600); err == nil {
+			logger.Info("Wrote the CNI configuration", "file", target, "wraps", want.wraps)
 		}
-		logger.Info("Wrote the CNI configuration", "file", target, "wraps", from)
+	}
+	if err != nil {
+		return err
 	}
 	i.once.Do(func() { close(i.installed) })
 	return nil
@@ -179,7 +184,7 @@ func (i *Installer) installBinary() error {
 // it, and a binary that runs is not busy. The other name has no ending that a
 // runtime would read.
 func replace(target string, content []byte, mode fs.FileMode) error {
-	temp, err := os.CreateTemp(filepath.Dir(target), "."+filepath.Base(target)+".new-*")
+	temp, err := os.CreateTemp(filepath.Dir(target), partial(target))
 	if err != nil {
 		return fmt.Errorf("installing %s: %w", target, err)
 	}
@@ -193,6 +198,28 @@ func replace(target string, content []byte, mode fs.FileMode) error {
 		return fmt.Errorf("installing %s: %w", target, err)
 	}
 	return nil
+}
+
+// partial is the pattern of files that are being written.
+func partial(target string) string { return "." + filepath.Base(target) + ".new-*" }
+
+// partialGrace spares the files of an agent that is about to end.
+const partialGrace = time.Minute
+
+// tidy removes what agents have left half written that were killed.
+func (i *Installer) tidy(ctx context.Context) {
+	for _, target := range []string{filepath.Join(i.config.BinDir, PluginType), filepath.Join(i.config.ConfDir, ConfName)} {
+		left, _ := filepath.Glob(filepath.Join(filepath.Dir(target), partial(target)))
+		for _, path := range left {
+			info, err := os.Stat(path)
+			if err != nil || time.Since(info.ModTime()) < partialGrace {
+				continue
+			}
+			if err := remove(path); err != nil {
+				klog.FromContext(ctx).Error(err, "Kept half a file")
+			}
+		}
+	}
 }
 
 func remove(path string) error {

@@ -293,3 +293,29 @@ func TestRunSeesAFileAppear(t *testing.T) {
 		t.Error("the configuration went with the agent")
 	}
 }
+
+func TestRunRemovesWhatAKilledAgentLeft(t *testing.T) {
+	n := newNode(t)
+	n.write("10-a.conf", single)
+	old := time.Now().Add(-partialGrace)
+	for name, at := range map[string]time.Time{"net.d/.00-netplane.conflist.new-1": old, "bin/.netplane.new-2": old, "bin/.netplane.new-3": time.Now(), "bin/.other.new-4": old} {
+		path := filepath.Join(filepath.Dir(n.conf), name)
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(path, at, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- n.Run(ctx) }()
+	<-n.Installed()
+	cancel()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{".netplane.new-3", ".other.new-4", "netplane", "00-netplane.conflist", "10-a.conf"}, n.files()); diff != "" {
+		t.Error(diff)
+	}
+}

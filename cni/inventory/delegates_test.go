@@ -7,6 +7,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -69,24 +70,34 @@ func TestFoldersOfTheCNIAreWatched(t *testing.T) {
 	}
 }
 
-func TestAnUninstalledNodeRefusesAllNetworks(t *testing.T) {
-	in := Input{
-		Map:      mustMap(t, "{alias: p, ref_nic: eth1}"),
-		Networks: networks(t, "data bridge p", "elsewhere macvlan q"),
-		Devices:  devices(t, "eth1 device up"),
-	}
-	if got := Resolve(&in).Refused(); len(got) != 0 {
-		t.Fatalf("refused before: %v", got)
-	}
-	in.Uninstalled = true
-	var got []string
-	for _, r := range Resolve(&in).Refused() {
-		got = append(got, r.Network+" "+r.Reason)
-	}
-	if diff := cmp.Diff([]string{"data Uninstalled", "elsewhere Uninstalled"}, got); diff != "" {
-		t.Error(diff)
-	}
-	if physical := Resolve(&in).PhysicalNetworks(); len(physical) != 1 || !physical[0].Ready {
-		t.Errorf("physical networks %v: running pods' endpoints would go", physical)
+func TestANodeWhoseRuntimeDoesNotCallUsRefusesAllNetworks(t *testing.T) {
+	for reason, change := range map[string]func(*Input){
+		v1alpha1.ReasonUninstalled: func(in *Input) { in.Uninstalled, in.BypassedBy = true, "00-a.conf" },
+		v1alpha1.ReasonBypassed:    func(in *Input) { in.BypassedBy = "00-multus.conf" },
+	} {
+		t.Run(reason, func(t *testing.T) {
+			in := Input{
+				Map:      mustMap(t, "{alias: p, ref_nic: eth1}"),
+				Networks: networks(t, "data bridge p", "elsewhere macvlan q"),
+				Devices:  devices(t, "eth1 device up"),
+			}
+			if got := Resolve(&in).Refused(); len(got) != 0 {
+				t.Fatalf("refused before: %v", got)
+			}
+			change(&in)
+			var got []string
+			for _, r := range Resolve(&in).Refused() {
+				got = append(got, r.Network+" "+r.Reason)
+				if reason == v1alpha1.ReasonBypassed && !strings.Contains(r.Message, "takes the CNI configuration 00-multus.conf") {
+					t.Errorf("got %q", r.Message)
+				}
+			}
+			if diff := cmp.Diff([]string{"data " + reason, "elsewhere " + reason}, got); diff != "" {
+				t.Error(diff)
+			}
+			if physical := Resolve(&in).PhysicalNetworks(); len(physical) != 1 || !physical[0].Ready {
+				t.Errorf("physical networks %v: running pods' endpoints would go", physical)
+			}
+		})
 	}
 }

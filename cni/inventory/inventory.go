@@ -101,6 +101,7 @@ type Inventory struct {
 	held   chan struct{}
 
 	uninstalled atomic.Bool
+	bypassed    atomic.Value // string
 
 	// Below is used by one goroutine at a time: Sync, then Run.
 	lastMap     *Map
@@ -145,6 +146,15 @@ func (i *Inventory) Notify() { signal(i.relist) }
 func (i *Inventory) Uninstalled() {
 	i.uninstalled.Store(true)
 	i.Notify()
+}
+
+// Bypassed has the node refuse all Networks as long as the runtime takes that file
+// of its CNI configurations, and not ours; an empty name says that it takes ours.
+// It never blocks.
+func (i *Inventory) Bypassed(by string) {
+	if before, _ := i.bypassed.Swap(by).(string); before != by {
+		i.Notify()
+	}
 }
 
 // NotifyHeld says that held addresses may have changed. It never blocks.
@@ -273,6 +283,7 @@ func (i *Inventory) refresh(ctx context.Context) error {
 	}
 	in.PhysicalNetworks, in.Networks, in.Devices = physical.Items, networks.Items, devices
 	in.NotInstalled, in.Uninstalled = i.notInstalled(networks.Items), i.uninstalled.Load()
+	in.BypassedBy, _ = i.bypassed.Load().(string)
 	if i.deps.Pods != nil {
 		in.InPods, in.Parents = i.deps.Pods.NICsInPods(), i.deps.Pods.Parents()
 	}

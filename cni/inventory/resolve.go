@@ -39,6 +39,8 @@ type Input struct {
 	NotInstalled map[string]string
 	// Uninstalled: the runtime does not call netplane on this node any more.
 	Uninstalled bool
+	// BypassedBy is the CNI configuration that the runtime takes instead of ours.
+	BypassedBy string
 }
 
 // Resolve decides which NICs back which physical networks, in which mode each
@@ -69,21 +71,23 @@ func Resolve(in *Input) *Snapshot {
 	resolveModes(s, in, devices)
 	refuseDelegates(s, in)
 	resolveTunnels(s, in, devices)
-	if in.Uninstalled {
-		refuseAll(s, in.Networks)
+	switch {
+	case in.Uninstalled:
+		refuseAll(s, in.Networks, v1alpha1.ReasonUninstalled,
+			"the node has its own CNI configuration back: roll the agent out without --uninstall, and it serves again")
+	case in.BypassedBy != "":
+		refuseAll(s, in.Networks, v1alpha1.ReasonBypassed, fmt.Sprintf("the node's runtime takes the CNI configuration %s, which sorts before netplane's "+
+			"and does not call it: give the file a name that sorts after 00-netplane.conflist, or, if it is Multus's, have it take that file as its clusterNetwork", in.BypassedBy))
 	}
 	return s
 }
 
 // refuseAll keeps new pods away: they would start without their networks. What
 // pods have already is untouched.
-func refuseAll(s *Snapshot, networks []v1alpha1.Network) {
+func refuseAll(s *Snapshot, networks []v1alpha1.Network, reason, message string) {
 	for i := range networks {
 		name := networks[i].Name
-		s.refused[name] = v1alpha1.RefusedNetwork{
-			Network: name, Reason: v1alpha1.ReasonUninstalled,
-			Message: "the node has its own CNI configuration back: roll the agent out without --uninstall, and it serves again",
-		}
+		s.refused[name] = v1alpha1.RefusedNetwork{Network: name, Reason: reason, Message: message}
 	}
 }
 

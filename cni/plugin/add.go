@@ -6,7 +6,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 
@@ -26,18 +25,15 @@ func add(args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
-	var result types.Result
 	if asked {
 		if err := c.exists(); err != nil {
 			return err
 		}
-		result, err = c.attach(networks)
-	} else {
-		result, err = c.cni.AddNetworkList(context.Background(), c.wrapped, c.runtime)
-		err = c.wrappedError(err)
+		return c.attach(networks)
 	}
+	result, err := c.cni.AddNetworkList(context.Background(), c.wrapped, c.runtime)
 	if err != nil {
-		return err
+		return c.wrappedError(err)
 	}
 	return types.PrintResult(result, c.config.CNIVersion)
 }
@@ -51,38 +47,68 @@ func (c *command) exists() error {
 	return nil
 }
 
-// attach runs the two rounds of an ADD. Whatever fails between them takes away
-// again what was added; ending the connection makes the agent undo its part.
-func (c *command) attach(networks string) (types.Result, error) {
+// attach does an ADD with the agent and prints the result: in one round if all is
+// the agent's, else in two. Whatever fails between them takes away again what was
+// added; ending the connection makes the agent undo its part.
+func (c *command) attach(networks string) error {
 	ctx := context.Background()
 	client, err := c.dial(ctx)
 	if err != nil {
-		return nil, cniError(err)
+		return cniError(err)
 	}
 	defer func() { _ = client.Close() }()
-	prepare, cancel := context.WithTimeout(ctx, prepareTimeout)
+	prepare, cancel := context.WithTimeout(ctx, prepareTimeout+commitTimeout)
 	defer cancel()
-	prepared, err := client.Call(prepare, wire.Request{Op: wire.OpPrepare, Sandbox: c.sandbox, Networks: networks})
+	prepared, err := client.Call(prepare, wire.Request{
+		Op: wire.OpPrepare, Sandbox: c.sandbox, Networks: networks, NPWG: c.npwg, AtOnce: true, CNIVersion: c.config.CNIVersion,
+	})
 	if err != nil {
-		return nil, cniError(err)
+		return cniError(err)
+	}
+	if prepared.Result != nil {
+		_, err := os.Stdout.Write(append(prepared.Result, '\n'))
+		return err
 	}
 	added := &underlay{command: c}
+	defer c.letGo()
 	if err := added.add(ctx, prepared); err != nil {
-		return nil, err
+		return c.abort(ctx, client, err)
 	}
 	commit, cancel := context.WithTimeout(ctx, commitTimeout)
 	defer cancel()
 	committed, err := client.Call(commit, wire.Request{Op: wire.OpCommit, Sandbox: c.sandbox, Default: added.network, Delegates: added.delegates})
 	if err != nil {
-		return nil, added.undo(ctx, cniError(err))
+		return c.abort(ctx, client, added.undo(ctx, cniError(err)))
 	}
 	result, err := merge(added, committed.Result)
 	if err != nil {
 		err = added.undo(ctx, err)
+		if !c.undone() { // else an address would be free that an interface has
+			return err
+		}
 		_, delErr := c.call(wire.Request{Op: wire.OpDel, Sandbox: c.sandbox}, otherTimeout)
-		return nil, errors.Join(err, delErr)
+		return alsoFailed(err, delErr)
 	}
-	return result, nil
+	return types.PrintResult(result, c.config.CNIVersion)
+}
+
+// abort tells the agent that nothing is left of what the binary has made, so that
+// it gives all addresses back at once, and returns why. Without that word, which
+// an agent that is gone does not hear either, the runtime's DEL does it.
+func (c *command) abort(ctx context.Context, client *wire.Client, cause error) error {
+	if !c.undone() {
+		return cause
+	}
+	ctx, cancel := context.WithTimeout(ctx, otherTimeout)
+	defer cancel()
+	_, _ = client.Call(ctx, wire.Request{Op: wire.OpAbort, Sandbox: c.sandbox})
+	return cause
+}
+
+// undone: no delegate of the sandbox is left to be removed.
+func (c *command) undone() bool {
+	r, err := c.records().get(c.args.ContainerID)
+	return r == nil && err == nil
 }
 
 // underlay is what the binary itself added of a pod: the cluster's default

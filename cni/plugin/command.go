@@ -8,7 +8,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -43,6 +45,8 @@ type config struct {
 	// of an older release.
 	Journal string          `json:"journal,omitempty"`
 	Wrapped json.RawMessage `json:"wrapped"`
+	// UnderMultus: the runtime calls Multus, which calls us as the cluster's network.
+	UnderMultus bool `json:"underMultus,omitempty"`
 	// CacheDir is libcni's cache of the wrapped list; empty means its default,
 	// the one that the runtime uses too: so pods from before the installation
 	// are torn down with what they were set up with.
@@ -58,10 +62,17 @@ type command struct {
 	cni     *libcni.CNIConfig
 	runtime *libcni.RuntimeConf
 	sandbox wire.Sandbox
+	// npwg is what the pod asks for by NetworkAttachmentDefinitions, once
+	// networks has found out; nil if nothing, or if Multus sees to it.
+	npwg *wire.NPWG
+	// patience bounds one command of one delegate.
+	patience time.Duration
+	// letGo says that the ADD is done with its delegates.
+	letGo func()
 }
 
 func newCommand(args *skel.CmdArgs) (*command, error) {
-	c := &command{args: args}
+	c := &command{args: args, patience: delegateTimeout, letGo: func() {}}
 	if err := json.Unmarshal(args.StdinData, &c.config); err != nil {
 		return nil, types.NewError(types.ErrDecodingFailure, "reading the netplane configuration: "+err.Error(), "")
 	}
@@ -73,7 +84,7 @@ func newCommand(args *skel.CmdArgs) (*command, error) {
 		return nil, types.NewError(types.ErrInvalidNetworkConfig, "reading the wrapped configuration: "+err.Error(), "")
 	}
 	c.wrapped = wrapped
-	c.cni = libcni.NewCNIConfigWithCacheDir(filepath.SplitList(args.Path), c.config.CacheDir, nil)
+	c.cni = libcni.NewCNIConfigWithCacheDir(filepath.SplitList(args.Path), c.config.CacheDir, newExecutor())
 	c.runtime = &libcni.RuntimeConf{
 		ContainerID: args.ContainerID, NetNS: args.Netns, IfName: args.IfName,
 		Args: splitArgs(args.Args), CapabilityArgs: map[string]any{},
@@ -128,8 +139,11 @@ func (c *command) demand() (demand, string, error) {
 	if err := json.Unmarshal(raw, &annotations); err != nil {
 		return demandUnknown, "", types.NewError(types.ErrDecodingFailure, "reading the pod's annotations: "+err.Error(), "")
 	}
-	networks, asked := annotations[wire.AnnotationNetworks]
-	if !asked {
+	networks := annotations[wire.AnnotationNetworks]
+	if !c.besideMultus() {
+		c.npwg = wire.NPWGOf(annotations)
+	}
+	if blank(networks) && c.npwg == nil {
 		return demandNone, "", nil
 	}
 	return demandNetworks, networks, nil
@@ -147,7 +161,22 @@ func (c *command) networks() (annotation string, asked bool, err error) {
 	if err != nil {
 		return "", false, cniError(err)
 	}
-	return response.Networks, response.Networks != "", nil
+	if !c.besideMultus() {
+		c.npwg = response.NPWG
+	}
+	return response.Networks, !blank(response.Networks) || c.npwg != nil, nil
+}
+
+// blank: a running pod may have given up all its networks, and so may the pod whose
+// sandbox is made anew.
+func blank(annotation string) bool { return strings.TrimSpace(annotation) == "" }
+
+// besideMultus: where the cluster's network is Multus, or Multus is what calls us,
+// its annotations are for it.
+func (c *command) besideMultus() bool {
+	return c.config.UnderMultus || slices.ContainsFunc(c.wrapped.Plugins, func(p *libcni.PluginConfig) bool {
+		return p.Network.Type == "multus" || p.Network.Type == "multus-shim"
+	})
 }
 
 // call asks the agent one thing on a connection of its own.
@@ -180,7 +209,18 @@ func cniError(err error) error {
 	if errors.As(err, &answer) {
 		return types.NewError(answer.Code, "netplane: "+answer.Msg, "")
 	}
-	return types.NewError(types.ErrTryAgainLater, fmt.Sprintf("netplane agent on this node is not running: %v", err), "")
+	return types.NewError(types.ErrTryAgainLater, fmt.Sprintf("netplane agent on this node %s: %v", silence(err), err), "")
+}
+
+// silence says why the agent gave no answer.
+func silence(err error) string {
+	switch {
+	case unheard(err):
+		return "is not running"
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
+		return "did not answer in time"
+	}
+	return "gave no answer"
 }
 
 // wrappedError tells which network failed, and keeps the plugin's error code.

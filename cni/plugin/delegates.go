@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/containernetworking/cni/libcni"
@@ -34,17 +35,18 @@ func (c *command) addDelegates(ctx context.Context, all []wire.Delegate) ([]wire
 	}
 	for i := range all {
 		if all[i].Primary {
-			all[i].RuntimeConfig = maps.Clone(all[i].RuntimeConfig)
-			if all[i].RuntimeConfig == nil {
-				all[i].RuntimeConfig = map[string]json.RawMessage{}
-			}
-			maps.Copy(all[i].RuntimeConfig, c.config.RuntimeConfig)
+			all[i].RuntimeConfig = with(all[i].RuntimeConfig, c.config.RuntimeConfig)
 		}
 	}
-	record := &record{ContainerID: c.args.ContainerID, Args: c.runtime.Args, Delegates: all}
-	if err := c.records().put(record); err != nil {
+	if err := offerDeviceInfo(c.args.ContainerID, all); err != nil {
 		return nil, types.NewError(types.ErrIOFailure, err.Error(), "")
 	}
+	record := &record{ContainerID: c.args.ContainerID, Args: c.runtime.Args, Delegates: all}
+	letGo, err := c.records().put(record)
+	if err != nil {
+		return nil, types.NewError(types.ErrIOFailure, err.Error(), "")
+	}
+	c.letGo = letGo
 	out := make([]wire.DelegateResult, 0, len(all))
 	for i := range all {
 		result, err := c.addDelegate(ctx, record, &all[i])
@@ -52,9 +54,17 @@ func (c *command) addDelegates(ctx context.Context, all []wire.Delegate) ([]wire
 			record.Delegates = all[:i+1]
 			return nil, alsoFailed(err, c.delDelegates(ctx, record))
 		}
-		out = append(out, wire.DelegateResult{IfName: all[i].IfName, Result: result})
+		out = append(out, wire.DelegateResult{IfName: all[i].IfName, Result: result, DeviceInfo: deviceInfo(&all[i])})
 	}
 	return out, nil
+}
+
+// with returns what has is and more, more first; neither is changed.
+func with(has, more map[string]json.RawMessage) map[string]json.RawMessage {
+	out := make(map[string]json.RawMessage, len(has)+len(more))
+	maps.Copy(out, has)
+	maps.Copy(out, more)
+	return out
 }
 
 func (c *command) addDelegate(ctx context.Context, r *record, d *wire.Delegate) (json.RawMessage, error) {
@@ -62,11 +72,11 @@ func (c *command) addDelegate(ctx context.Context, r *record, d *wire.Delegate) 
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, delegateTimeout)
+	ctx, cancel := context.WithTimeout(ctx, c.patience)
 	defer cancel()
 	added, err := c.cni.AddNetworkList(ctx, list, r.runtime(d, c.args.Netns))
 	if err != nil {
-		return nil, networkError(d.Network, timedOut(ctx, err))
+		return nil, networkError(d.Network, c.timedOut(ctx, err))
 	}
 	result, err := current.GetResult(added)
 	if err != nil {
@@ -86,7 +96,7 @@ func (c *command) delDelegates(ctx context.Context, r *record) error {
 	for i := range slices.Backward(r.Delegates) {
 		failed = append(failed, c.delDelegate(ctx, r, &r.Delegates[i]))
 	}
-	if err := errors.Join(failed...); err != nil {
+	if err := together(failed...); err != nil {
 		return err
 	}
 	return c.records().remove(r.ContainerID)
@@ -97,9 +107,12 @@ func (c *command) delDelegate(ctx context.Context, r *record, d *wire.Delegate) 
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, delegateTimeout)
+	ctx, cancel := context.WithTimeout(ctx, c.patience)
 	defer cancel()
-	return networkError(d.Network, timedOut(ctx, c.cni.DelNetworkList(ctx, list, r.runtime(d, c.args.Netns))))
+	if err := c.cni.DelNetworkList(ctx, list, r.runtime(d, c.args.Netns)); err != nil {
+		return networkError(d.Network, c.timedOut(ctx, err))
+	}
+	return networkError(d.Network, forgetDeviceInfo(d))
 }
 
 // delRecorded removes what delegates made for the sandbox, from the record on
@@ -128,7 +141,7 @@ func (c *command) checkRecorded(ctx context.Context) error {
 	for i := range r.Delegates {
 		wrong = append(wrong, c.checkDelegate(ctx, r, &r.Delegates[i]))
 	}
-	return errors.Join(wrong...)
+	return together(wrong...)
 }
 
 func (c *command) checkDelegate(ctx context.Context, r *record, d *wire.Delegate) error {
@@ -139,9 +152,9 @@ func (c *command) checkDelegate(ctx context.Context, r *record, d *wire.Delegate
 	if able, err := checkable(list); err != nil || !able {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, delegateTimeout)
+	ctx, cancel := context.WithTimeout(ctx, c.patience)
 	defer cancel()
-	return networkError(d.Network, timedOut(ctx, c.cni.CheckNetworkList(ctx, list, r.runtime(d, c.args.Netns))))
+	return networkError(d.Network, c.timedOut(ctx, c.cni.CheckNetworkList(ctx, list, r.runtime(d, c.args.Netns))))
 }
 
 // listOf reads a delegate's configuration.
@@ -163,44 +176,10 @@ func checkable(list *libcni.NetworkConfigList) (bool, error) {
 	return able, nil
 }
 
-// gcDelegates removes what delegates made for sandboxes that are not valid any
-// more, and passes the list on to the others' plugins. It returns the list with
-// the delegates' interfaces in it: the wrapped network may be the same as a
-// delegate's, and would take them for garbage.
-func (c *command) gcDelegates(ctx context.Context, valid []types.GCAttachment) ([]types.GCAttachment, error) {
-	records, err := c.records().list()
-	failed := []error{err}
-	all, networks := slices.Clone(valid), map[string]*libcni.NetworkConfigList{}
-	for _, r := range records {
-		lives := slices.ContainsFunc(valid, func(a types.GCAttachment) bool { return a.ContainerID == r.ContainerID })
-		if !lives {
-			failed = append(failed, c.delDelegates(ctx, r))
-			continue
-		}
-		for i := range r.Delegates {
-			d := &r.Delegates[i]
-			all = append(all, types.GCAttachment{ContainerID: r.ContainerID, IfName: d.IfName})
-			if list, err := listOf(d); err == nil && list.Name != c.wrapped.Name {
-				networks[list.Name] = list
-			}
-		}
-	}
-	for _, name := range slices.Sorted(maps.Keys(networks)) {
-		failed = append(failed, networkError(name, c.gcNetwork(ctx, networks[name], all)))
-	}
-	return all, errors.Join(failed...)
-}
-
-func (c *command) gcNetwork(ctx context.Context, list *libcni.NetworkConfigList, valid []types.GCAttachment) error {
-	ctx, cancel := context.WithTimeout(ctx, delegateTimeout)
-	defer cancel()
-	return timedOut(ctx, c.cni.GCNetworkList(ctx, list, &libcni.GCArgs{ValidAttachments: valid}))
-}
-
 // timedOut says so where a plugin was killed, which libcni does not.
-func timedOut(ctx context.Context, err error) error {
+func (c *command) timedOut(ctx context.Context, err error) error {
 	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		return fmt.Errorf("no answer within %s: %w", delegateTimeout, err)
+		return types.NewError(types.ErrTryAgainLater, fmt.Sprintf("no answer within %s", c.patience), err.Error())
 	}
 	return err
 }
@@ -216,6 +195,25 @@ func alsoFailed(cause, undo error) error {
 		code = known.Code
 	}
 	return types.NewError(code, cause.Error(), "removing it again failed too: "+undo.Error())
+}
+
+// together is one error of several, with the code of the first that has one: what
+// is no CNI error reaches the runtime as an internal one. It is nil if all are.
+func together(all ...error) error {
+	all = slices.DeleteFunc(all, func(err error) bool { return err == nil })
+	if len(all) <= 1 {
+		return errors.Join(all...)
+	}
+	code, found := uint(types.ErrInternal), false
+	texts := make([]string, 0, len(all))
+	for _, err := range all {
+		texts = append(texts, err.Error())
+		var known *types.Error
+		if !found && errors.As(err, &known) {
+			code, found = known.Code, true
+		}
+	}
+	return types.NewError(code, strings.Join(texts, "; "), "")
 }
 
 // networkError tells which network failed, and keeps the plugin's error code.

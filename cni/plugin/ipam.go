@@ -4,6 +4,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -31,6 +32,9 @@ type ipamConf struct {
 // if it is the runtime.
 func either(ipam func(*ipamConf) error, main func(*skel.CmdArgs) error) func(*skel.CmdArgs) error {
 	return func(args *skel.CmdArgs) error {
+		if bytes.Contains(args.StdinData, []byte(`"wrapped"`)) { // our own configuration; to read it would take longer
+			return main(args)
+		}
 		var conf ipamConf
 		if json.Unmarshal(args.StdinData, &conf) == nil && conf.Type != wire.PluginType && conf.IPAM.Type == wire.PluginType {
 			return ipam(&conf)

@@ -23,13 +23,11 @@ import (
 func main() { os.Exit(run()) }
 
 func run() int {
-	spoken := version.Current()
-	// noting remembers the version of the configuration for an error.
+	var given []byte
+	// noting keeps the configuration for an error, which tells its version.
 	noting := func(command func(*skel.CmdArgs) error) func(*skel.CmdArgs) error {
 		return func(args *skel.CmdArgs) error {
-			if conf, err := new(version.ConfigDecoder).Decode(args.StdinData); err == nil {
-				spoken = conf
-			}
+			given = args.StdinData
 			return command(args)
 		}
 	}
@@ -37,11 +35,15 @@ func run() int {
 		Add: noting(either(ipamAdd, add)), Del: noting(either(ipamNothing, del)), Check: noting(either(ipamNothing, check)),
 		GC: noting(either(ipamNothing, gc)), Status: noting(either(ipamNothing, status)),
 	}
-	err := skel.PluginMainFuncsWithError(commands, version.All, "netplane: networks for pods, see https://github.com/netplane/netplane")
-	if err == nil {
+	failed := skel.PluginMainFuncsWithError(commands, version.All, "netplane: networks for pods, see https://github.com/netplane/netplane")
+	if failed == nil {
 		return 0
 	}
-	if printErr := printError(os.Stdout, spoken, err); printErr != nil {
+	spoken, err := new(version.ConfigDecoder).Decode(given)
+	if err != nil {
+		spoken = version.Current()
+	}
+	if err := printError(os.Stdout, spoken, failed); err != nil {
 		return 2
 	}
 	return 1

@@ -4,6 +4,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,8 +12,10 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/containernetworking/cni/libcni"
+	"golang.org/x/sys/unix"
 
 	"github.com/netplane/netplane/cni/wire"
 )
@@ -45,41 +48,70 @@ type records string
 
 const recordSuffix = ".json"
 
-func (c *command) records() records {
-	dir := c.config.CacheDir
-	if dir == "" {
-		dir = libcni.CacheDir
-	}
-	return records(filepath.Join(dir, wire.PluginType))
-}
+func (c *command) records() records { return records(filepath.Join(c.cacheDir(), wire.PluginType)) }
+
+func (c *command) cacheDir() string { return cmp.Or(c.config.CacheDir, libcni.CacheDir) }
 
 // put writes a record whole or not at all, and on to the disk: an address that
-// a delegate keeps in a file would never be given back otherwise.
-func (d records) put(r *record) error {
+// a delegate keeps in a file would never be given back otherwise. The file stays
+// open and locked until letGo, or until the process ends: so GC in another one
+// sees that the ADD is under way, however long it takes.
+func (d records) put(r *record) (letGo func(), err error) {
 	path, err := d.path(r.ContainerID)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	raw, err := json.Marshal(r)
 	if err != nil {
-		return fmt.Errorf("encoding the record of delegates: %w", err)
+		return nil, fmt.Errorf("encoding the record of delegates: %w", err)
 	}
 	if err := os.MkdirAll(string(d), 0o700); err != nil {
-		return fmt.Errorf("making the folder of delegates' records: %w", err)
+		return nil, fmt.Errorf("making the folder of delegates' records: %w", err)
 	}
-	temp, err := os.CreateTemp(string(d), ".new-*")
+	d.tidy()
+	temp, err := os.CreateTemp(string(d), partialPrefix+"*")
 	if err != nil {
-		return fmt.Errorf("making the record of delegates: %w", err)
+		return nil, fmt.Errorf("making the record of delegates: %w", err)
 	}
-	defer func() { _ = os.Remove(temp.Name()) }()
 	_, err = temp.Write(raw)
-	if err = errors.Join(err, temp.Sync(), temp.Close()); err != nil {
-		return fmt.Errorf("writing the record of delegates: %w", err)
+	if err = errors.Join(err, unix.Flock(int(temp.Fd()), unix.LOCK_EX|unix.LOCK_NB), temp.Sync()); err != nil {
+		err = fmt.Errorf("writing the record of delegates: %w", err)
+	} else if err = os.Rename(temp.Name(), path); err != nil {
+		err = fmt.Errorf("naming the record of delegates: %w", err)
 	}
-	if err := os.Rename(temp.Name(), path); err != nil {
-		return fmt.Errorf("naming the record of delegates: %w", err)
+	if err != nil {
+		return nil, errors.Join(err, temp.Close(), os.Remove(temp.Name()))
 	}
-	return nil
+	return func() { _ = temp.Close() }, nil
+}
+
+// partialPrefix is of files that are being written.
+const partialPrefix = ".new-"
+
+// tidy removes what writers have left that were killed.
+func (d records) tidy() {
+	left, _ := filepath.Glob(filepath.Join(string(d), partialPrefix+"*"))
+	for _, path := range left {
+		if info, err := os.Stat(path); err == nil && time.Since(info.ModTime()) > gcGrace {
+			_ = os.Remove(path) // in nobody's way if it stays
+		}
+	}
+}
+
+// underWay says that the ADD of a record is not done, or was not when the runtime
+// made its list of what is valid.
+func (d records) underWay(containerID string, now time.Time) bool {
+	path, err := d.path(containerID)
+	if err != nil {
+		return false
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		return false // DEL has removed it
+	}
+	defer func() { _ = file.Close() }()
+	info, err := file.Stat()
+	return err != nil || now.Sub(info.ModTime()) < gcGrace || unix.Flock(int(file.Fd()), unix.LOCK_SH|unix.LOCK_NB) != nil
 }
 
 // get returns nil for a sandbox without delegates.
@@ -102,17 +134,16 @@ func (d records) get(containerID string) (*record, error) {
 	return r, nil
 }
 
-// list returns all records that can be read beside the error of those that
-// cannot.
-func (d records) list() ([]*record, error) {
+// list returns all records that can be read, and beside the error of those that
+// cannot the containers that they are of.
+func (d records) list() (out []*record, unreadable []string, err error) {
 	entries, err := os.ReadDir(string(d))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		return nil, nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("listing the records of delegates: %w", err)
+		return nil, nil, fmt.Errorf("listing the records of delegates: %w", err)
 	}
-	var out []*record
 	var failed []error
 	for _, entry := range entries {
 		id, isRecord := strings.CutSuffix(entry.Name(), recordSuffix)
@@ -120,11 +151,14 @@ func (d records) list() ([]*record, error) {
 			continue // a writer's temporary file
 		}
 		r, err := d.get(id)
-		if failed = append(failed, err); r != nil {
+		switch {
+		case err != nil:
+			unreadable, failed = append(unreadable, id), append(failed, err)
+		case r != nil: // else DEL has removed it
 			out = append(out, r)
 		}
 	}
-	return out, errors.Join(failed...)
+	return out, unreadable, errors.Join(failed...)
 }
 
 func (d records) remove(containerID string) error {

@@ -4,13 +4,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"syscall"
 
-	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
 	current "github.com/containernetworking/cni/pkg/types/100"
@@ -20,9 +20,9 @@ import (
 )
 
 // del removes all parts: the delegates', ours, and the wrapped network's. The
-// last always runs: it is harmless where the network was never added, and a pod
-// may be older than the installation. A DEL that no agent takes is spooled,
-// unless there is nothing to undo. While a delegate's interface is left, the
+// last runs unless the agent knows that the network was never added: it would be
+// harmless, and a pod may be older than the installation. A DEL that no agent
+// takes is spooled, unless there is nothing to undo. While a delegate's interface is left, the
 // agent is not asked: it would give the interface's address to another pod.
 func del(args *skel.CmdArgs) error {
 	c, err := newCommand(args)
@@ -33,32 +33,37 @@ func del(args *skel.CmdArgs) error {
 	if err != nil {
 		asked = demandUnknown // DEL goes on whatever the runtime passes
 	}
-	failed := c.delRecorded(context.Background())
+	alone, failed := false, c.delRecorded(context.Background())
 	if failed == nil && asked != demandNone {
-		failed = c.delOurs()
+		alone, failed = c.delOurs()
 	}
-	err = c.cni.DelNetworkList(context.Background(), c.wrapped, c.runtime)
+	if alone && failed == nil {
+		return nil
+	}
+	wrapped := cmp.Or(c.made(), c.wrapped)
+	err = c.cni.DelNetworkList(context.Background(), wrapped, c.runtime)
 	if err != nil {
-		return alsoFailed(c.wrappedError(err), failed)
+		return alsoFailed(networkError(wrapped.Name, err), failed)
 	}
 	return failed
 }
 
-func (c *command) delOurs() error {
-	_, err := c.call(wire.Request{Op: wire.OpDel, Sandbox: c.sandbox}, otherTimeout)
+// delOurs has the agent remove its part. It returns true if no other is left.
+func (c *command) delOurs() (alone bool, err error) {
+	response, err := c.call(wire.Request{Op: wire.OpDel, Sandbox: c.sandbox}, otherTimeout)
 	if err == nil {
-		return nil
+		return response.Alone, nil
 	}
 	if own(err) {
-		return cniError(err)
+		return false, cniError(err)
 	}
 	if unheard(err) && c.config.Journal != "" && !wire.Journaled(c.config.Journal, c.sandbox.ContainerID) {
-		return nil
+		return false, nil
 	}
 	if spoolErr := wire.Spool(c.config.SpoolDir).Put(c.sandbox); spoolErr != nil {
-		return types.NewError(types.ErrIOFailure, fmt.Sprintf("the netplane agent is not running (%v), and the DEL could not be left for it: %v", err, spoolErr), "")
+		return false, types.NewError(types.ErrIOFailure, fmt.Sprintf("the netplane agent %s (%v), and the DEL could not be left for it: %v", silence(err), err, spoolErr), "")
 	}
-	return nil
+	return false, nil
 }
 
 // unheard says that no agent listens: none works on the sandbox just now either.
@@ -89,14 +94,18 @@ func check(args *skel.CmdArgs) error {
 		if err := c.checkRecorded(context.Background()); err != nil {
 			return err
 		}
-		if cached, err := c.cni.GetNetworkListCachedResult(c.wrapped, c.runtime); err == nil && cached == nil {
+	}
+	wrapped := c.made()
+	if wrapped == nil {
+		if asked {
 			return nil
 		}
+		wrapped = c.wrapped
 	}
-	if able, err := checkable(c.wrapped); err != nil || !able {
+	if able, err := checkable(wrapped); err != nil || !able {
 		return err
 	}
-	return c.wrappedError(c.cni.CheckNetworkList(context.Background(), c.wrapped, c.runtime))
+	return networkError(wrapped.Name, c.cni.CheckNetworkList(context.Background(), wrapped, c.runtime))
 }
 
 // previous is the ADD's answer, which the runtime gives to a CHECK, in the
@@ -117,34 +126,6 @@ func (c *command) previous() (json.RawMessage, error) {
 		return nil, fmt.Errorf("encoding prevResult: %w", err)
 	}
 	return raw, nil
-}
-
-// gc passes the list of living attachments on. An agent that is down collects
-// its garbage by itself when it is back.
-func gc(args *skel.CmdArgs) error {
-	c, err := newCommand(args)
-	if err != nil {
-		return err
-	}
-	// Without the list everything would count as garbage.
-	var given map[string]json.RawMessage
-	if err := json.Unmarshal(args.StdinData, &given); err != nil || given["cni.dev/valid-attachments"] == nil {
-		return types.NewError(types.ErrInvalidNetworkConfig, "GC without cni.dev/valid-attachments", "")
-	}
-	valid := c.config.ValidAttachments
-	ids := make([]string, 0, len(valid))
-	for _, attachment := range valid {
-		ids = append(ids, attachment.ContainerID)
-	}
-	_, ours := c.call(wire.Request{Op: wire.OpGC, Valid: ids}, otherTimeout)
-	if ours != nil && own(ours) {
-		ours = cniError(ours)
-	} else {
-		ours = nil
-	}
-	valid, delegates := c.gcDelegates(context.Background(), valid)
-	err = c.cni.GCNetworkList(context.Background(), c.wrapped, &libcni.GCArgs{ValidAttachments: valid})
-	return errors.Join(delegates, ours, c.wrappedError(err))
 }
 
 // status is the wrapped network's alone. A failing STATUS makes the whole node

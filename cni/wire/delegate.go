@@ -33,6 +33,9 @@ type DelegateResult struct {
 	IfName string `json:"ifname"`
 	// Result is the CNI result in the version 1.1.0.
 	Result json.RawMessage `json:"result"`
+	// DeviceInfo is what the plugin wrote of the device behind the interface, a
+	// JSON object (NPWG device information specification); nil if nothing.
+	DeviceInfo json.RawMessage `json:"deviceInfo,omitempty"`
 }
 
 // IPAM is the member ipam of a delegate's configuration by which its plugin

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 )
 
 // Spool is the folder of DELs that came while the agent was down. The binary
@@ -20,17 +21,26 @@ type Spool string
 
 const spoolSuffix = ".json"
 
+// SandboxFolder is where the agent keeps what it knows of sandboxes, beside the
+// journal of addresses: a file for each, named by RecordName.
+const SandboxFolder = "sandboxes"
+
+// RecordName is the name of a sandbox's file.
+func RecordName(containerID string) string { return containerID + spoolSuffix }
+
 // Journaled tells whether an agent may have given a sandbox something: before
 // anything else it writes the container ID into the journal of addresses at
-// that path. What cannot be read may hold it. A DEL of any other sandbox has
+// that path, and a record, which interfaces have too whose addresses are not the
+// agent's. What cannot be read may hold it. A DEL of any other sandbox has
 // nothing to undo, and need not be spooled: without that, each failed attempt
 // of each pod that waits for an agent would leave a file.
 func Journaled(journal, containerID string) bool {
 	raw, err := os.ReadFile(journal)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false // no agent has run since the node started
-	}
-	return err != nil || bytes.Contains(raw, []byte(containerID))
+	if err == nil && bytes.Contains(raw, []byte(containerID)) || err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return true
+	} // else it has no address, or no agent has run since the node started
+	_, err = os.Lstat(filepath.Join(filepath.Dir(journal), SandboxFolder, RecordName(containerID)))
+	return !errors.Is(err, fs.ErrNotExist)
 }
 
 // Put records a DEL. The file appears whole or not at all, and a second DEL of
@@ -46,7 +56,7 @@ func (s Spool) Put(sandbox Sandbox) error {
 	if err != nil {
 		return fmt.Errorf("encoding spool entry: %w", err)
 	}
-	temp, err := os.CreateTemp(string(s), ".new-*")
+	temp, err := os.CreateTemp(string(s), partialPrefix+"*")
 	if err != nil {
 		return fmt.Errorf("making spool entry: %w", err)
 	}
@@ -61,8 +71,46 @@ func (s Spool) Put(sandbox Sandbox) error {
 	return nil
 }
 
-// List returns the recorded DELs, and the paths of files that are none. A
-// missing folder holds nothing.
+const (
+	partialPrefix = ".new-"
+	// partialGrace spares the files of writers that are at work.
+	partialGrace = time.Minute
+)
+
+// Tidy removes the files that writers have left which were killed.
+func (s Spool) Tidy() error {
+	left, err := filepath.Glob(filepath.Join(string(s), partialPrefix+"*"))
+	failed := []error{err}
+	for _, path := range left {
+		if info, err := os.Lstat(path); err != nil || time.Since(info.ModTime()) < partialGrace {
+			continue
+		}
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			failed = append(failed, fmt.Errorf("removing half a spool entry: %w", err))
+		}
+	}
+	return errors.Join(failed...)
+}
+
+// asideSuffix is of what is no DEL, and kept for whoever wants to see why.
+const asideSuffix = ".unreadable"
+
+// PutAside has List pass over a file from now on.
+func (s Spool) PutAside(path string) error {
+	if err := os.Rename(path, path+asideSuffix); err != nil {
+		return fmt.Errorf("putting a file of the spool aside: %w", err)
+	}
+	return nil
+}
+
+// Aside counts the files that were put aside.
+func (s Spool) Aside() int {
+	all, _ := filepath.Glob(filepath.Join(string(s), "*"+asideSuffix))
+	return len(all)
+}
+
+// List returns the recorded DELs, and the paths of files that are none, or cannot
+// be read. A missing folder holds nothing.
 func (s Spool) List() (dels []Sandbox, unreadable []string, err error) {
 	entries, err := os.ReadDir(string(s))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -77,11 +125,11 @@ func (s Spool) List() (dels []Sandbox, unreadable []string, err error) {
 		}
 		path := filepath.Join(string(s), entry.Name())
 		raw, err := os.ReadFile(path)
-		if err != nil {
-			return nil, nil, fmt.Errorf("reading spool entry: %w", err)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // it was carried out meanwhile
 		}
 		var sandbox Sandbox
-		if json.Unmarshal(raw, &sandbox) != nil || s.path(sandbox) != path {
+		if err != nil || json.Unmarshal(raw, &sandbox) != nil || s.path(sandbox) != path {
 			unreadable = append(unreadable, path)
 			continue
 		}

@@ -194,3 +194,63 @@ func TestSpoolRefusesAnIDThatLeavesTheFolder(t *testing.T) {
 		}
 	}
 }
+
+func TestJournaledHeedsInterfacesWithoutAnAddressOfOurs(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, SandboxFolder), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, SandboxFolder, RecordName("c1")), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for id, want := range map[string]bool{"c1": true, "c2": false} {
+		if got := Journaled(filepath.Join(dir, "journal"), id); got != want {
+			t.Errorf("%s: %v", id, got)
+		}
+	}
+}
+
+// One file that cannot be read does not hide the others, nor is it looked at for ever.
+func TestSpoolPutsAsideWhatCannotBeRead(t *testing.T) {
+	spool := Spool(t.TempDir())
+	if err := spool.Put(Sandbox{ContainerID: "c1"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(string(spool), "c2.json"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for aside := range 2 {
+		dels, unreadable, err := spool.List()
+		if err != nil || len(dels) != 1 || len(unreadable) != 1-aside || spool.Aside() != aside {
+			t.Errorf("got %v, unreadable %v, %v, aside %d", dels, unreadable, err, spool.Aside())
+		}
+		for _, path := range unreadable {
+			if err := spool.PutAside(path); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
+
+func TestSpoolTidiesUpAfterWritersThatWereKilled(t *testing.T) {
+	spool := Spool(t.TempDir())
+	for name, age := range map[string]time.Duration{".new-1": partialGrace, ".new-2": 0} {
+		path, at := filepath.Join(string(spool), name), time.Now().Add(-age)
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(path, at, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := spool.Tidy(); err != nil {
+		t.Fatal(err)
+	}
+	left, err := os.ReadDir(string(spool))
+	if err != nil || len(left) != 1 || left[0].Name() != ".new-2" {
+		t.Errorf("left: %v, %v", left, err)
+	}
+	if err := Spool(filepath.Join(string(spool), "missing")).Tidy(); err != nil {
+		t.Error(err)
+	}
+}
