@@ -57,6 +57,7 @@ func run() int {
 	}
 	ctrl.SetLogger(klog.Background())
 	defer klog.Flush()
+	limitGarbage()
 	if err := serve(ctrl.SetupSignalHandler(), opts); err != nil {
 		fmt.Fprintln(os.Stderr, "Error:", err)
 		return 1
@@ -129,6 +130,16 @@ func setup(mgr ctrl.Manager, opts *options) error {
 	}
 	if err := endpointslice.Setup(mgr, endpointslice.Options{}); err != nil {
 		return err
+	}
+	compares, err := newComparer(mgr)
+	if err != nil {
+		return err
+	}
+	if err := mgr.Add(compares); err != nil {
+		return fmt.Errorf("adding the comparison with the API server: %w", err)
+	}
+	if err := mgr.Add(giveBack{}); err != nil {
+		return fmt.Errorf("adding the return of memory: %w", err)
 	}
 	if err := mgr.AddHealthzCheck("ping", healthz.Ping); err != nil {
 		return fmt.Errorf("adding the liveness check: %w", err)

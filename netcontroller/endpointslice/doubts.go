@@ -17,9 +17,8 @@ const doubtPeriod = 2 * time.Second
 
 // doubt is one reason to withhold one address of one pod.
 type doubt struct {
-	pod types.UID
-	claim
-	why string
+	pod                   types.UID
+	network, address, why string
 }
 
 // doubts remembers per Service what is withheld, so that one event tells it.
@@ -46,7 +45,7 @@ func (d *doubts) update(svc types.NamespacedName, now []withheld) (tell []withhe
 	}
 	next := make(map[doubt]time.Time, len(now))
 	for _, w := range now {
-		key := doubt{w.pod.UID, w.claim, w.why}
+		key := doubt{w.pod.UID, w.network, w.address, w.why}
 		since, known := before[key]
 		if !known {
 			since = d.clock.Now()

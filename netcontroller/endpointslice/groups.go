@@ -24,7 +24,9 @@ type network struct {
 	uid         types.UID
 	physicalNet string // empty for the cluster's own
 	isolated    bool
-	families    []corev1.IPFamily
+	// inPod: pods on it reach its ClusterIPs although it is isolated.
+	inPod    bool
+	families []corev1.IPFamily
 	// plan is nil where addresses cannot be checked: the cluster's own network,
 	// whose addresses kubelet writes, and delegates with an IPAM of their own.
 	plan *addressing.Plan
@@ -46,6 +48,7 @@ func networkOf(obj *v1alpha1.Network) network {
 		uid:         obj.UID,
 		physicalNet: obj.Spec.PhysicalNet,
 		isolated:    obj.Spec.Reachability != v1alpha1.ReachabilityRouted,
+		inPod:       obj.Spec.ServiceProxy == v1alpha1.ServiceProxyInPod,
 	}
 	plan, err := addressing.NewPlan(obj.Name, &obj.Spec)
 	switch {
@@ -85,6 +88,7 @@ type facts struct {
 	blocks    map[onNode][]netip.Prefix // the IPBlocks of a node in a Network
 	fixed     map[types.UID][]claim     // the addresses that IPClaims give a pod on its node; of both families the IPv4 one
 	linked    map[onNode]bool           // whether a node's NICs for a physical network are up
+	down      map[onNode]bool           // NICs of a node (by their names, not networks') that are known to be down
 	contested func(*corev1.Pod, claim) bool
 }
 
@@ -100,9 +104,10 @@ type problem struct{ reason, message string }
 
 // withheld is an address that a pod claims but that is not published.
 type withheld struct {
-	pod *corev1.Pod
-	claim
-	why string
+	pod     *corev1.Pod
+	network string // empty for a network-status that cannot be read
+	address string // as the pod's annotation has it; of one that cannot be read, a digest of it
+	why     string
 }
 
 // outcome is what one Service's slices shall be.
@@ -117,16 +122,12 @@ type outcome struct {
 func publish(svc *corev1.Service, networks podnetworks.ServiceNetworks, pods []*corev1.Pod, known facts) outcome {
 	var out outcome
 	for _, name := range networks.Networks() {
-		n, ok := known.networks[name]
-		if !ok {
-			out.problems = append(out.problems, problem{v1alpha1.ReasonUnknownNetwork, fmt.Sprintf("there is no Network %q: create it, or name another in the annotation %s", name, v1alpha1.AnnotationNetworks)})
+		if p := unpublishable(svc, name, known); p != nil {
+			out.problems = append(out.problems, *p)
 			continue
 		}
+		n := known.networks[name]
 		families := sharedFamilies(svc, n)
-		if len(families) == 0 {
-			out.problems = append(out.problems, problem{v1alpha1.ReasonNoSharedFamily, fmt.Sprintf("network %q has %s addresses, the Service wants %s: change spec.ipFamilies and spec.ipFamilyPolicy", name, familyText(n.families), familyText(svc.Spec.IPFamilies))})
-			continue
-		}
 		shadow := shadowService(svc, networks, n, families)
 		g := group{network: name, service: shadow}
 		for _, pod := range pods {
@@ -135,6 +136,9 @@ func publish(svc *corev1.Service, networks podnetworks.ServiceNetworks, pods []*
 			out.withheld = append(out.withheld, refused...)
 		}
 		out.groups = append(out.groups, g)
+	}
+	for _, pod := range pods {
+		out.withheld = append(out.withheld, unreadable(pod)...)
 	}
 	out.problems = append(out.problems, unreachablePorts(svc, networks, known)...)
 	return out
@@ -167,7 +171,8 @@ func familyText(families []corev1.IPFamily) string {
 }
 
 // unreachablePorts finds ports of a ClusterIP Service that kube-proxy has no
-// endpoint for, because all their networks are isolated from the nodes.
+// endpoint for, because all their networks are isolated from the nodes, and that
+// no pod serves for itself.
 func unreachablePorts(svc *corev1.Service, networks podnetworks.ServiceNetworks, known facts) []problem {
 	if svc.Spec.ClusterIP == "" || svc.Spec.ClusterIP == corev1.ClusterIPNone {
 		return nil
@@ -177,14 +182,14 @@ func unreachablePorts(svc *corev1.Service, networks podnetworks.ServiceNetworks,
 		port := &svc.Spec.Ports[i]
 		isolated := 0
 		for _, name := range networks.ForPort(port.Name) {
-			if n, ok := known.networks[name]; !ok || !n.isolated {
+			if n, ok := known.networks[name]; !ok || !n.isolated || n.inPod {
 				isolated = -1
 				break
 			}
 			isolated++
 		}
 		if isolated > 0 {
-			out = append(out, problem{v1alpha1.ReasonIsolatedClusterIP, fmt.Sprintf("port %s: its networks are isolated from the nodes, so that nothing answers at the cluster IP: make the Service headless (clusterIP: None), or name a network whose reachability is Routed", portText(port))})
+			out = append(out, problem{v1alpha1.ReasonIsolatedClusterIP, fmt.Sprintf("port %s: its networks are isolated from the nodes, so that nothing answers at the cluster IP: make the Service headless (clusterIP: None), set serviceProxy: InPod on a network, or name one whose reachability is Routed", portText(port))})
 		}
 	}
 	return out
@@ -207,8 +212,13 @@ func shadowService(svc *corev1.Service, networks podnetworks.ServiceNetworks, n 
 		shadow.Labels = map[string]string{}
 	}
 	shadow.Labels[v1alpha1.LabelNetwork] = n.name
-	if _, ok := shadow.Labels[labelServiceProxyName]; !ok && n.isolated {
-		shadow.Labels[labelServiceProxyName] = v1alpha1.IsolatedServiceProxyName
+	if n.isolated {
+		if _, ok := shadow.Labels[labelServiceProxyName]; !ok {
+			shadow.Labels[labelServiceProxyName] = v1alpha1.IsolatedServiceProxyName
+		}
+		// kube-proxy 1.37 tells Services by that label, slices by that of headless ones
+		// alone (cmd/kube-proxy/app/server.go), which the library sets for these only.
+		shadow.Spec.ClusterIP, shadow.Spec.ClusterIPs = corev1.ClusterIPNone, []string{corev1.ClusterIPNone}
 	}
 	shadow.Spec.IPFamilies = families
 	shadow.Spec.Ports = nil

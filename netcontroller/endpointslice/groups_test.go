@@ -6,6 +6,7 @@ package endpointslice
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -115,13 +116,6 @@ func TestPublishPutsEachAttachmentIntoItsNetworksGroup(t *testing.T) {
 			annotation: "data",
 			change: func(_ *corev1.Service, pod *corev1.Pod, _ *facts) {
 				pod.Status.Conditions = append(pod.Status.Conditions, corev1.PodCondition{Type: corev1.PodReadyToStartContainers, Status: corev1.ConditionFalse})
-			},
-			want: []told{{"data", dual, []string{"http", "metrics"}, "netplane.io", nil}},
-		},
-		"a status without sandbox is not our agent's": {
-			annotation: "data",
-			change: func(_ *corev1.Service, pod *corev1.Pod, _ *facts) {
-				delete(pod.Annotations, v1alpha1.AnnotationNetworkStatusSandbox)
 			},
 			want: []told{{"data", dual, []string{"http", "metrics"}, "netplane.io", nil}},
 		},
@@ -270,7 +264,15 @@ func TestPublishWithholdsWhatThePodsNodeDoesNotHold(t *testing.T) {
 		},
 		"no address at all": {
 			change: func(pod *corev1.Pod, _ *facts) { attach(pod, attachment("data", "eth1", "10.20.0.5/16")) },
-			want:   []string{"invalid IP: it is no IP address"},
+			want:   []string{"10.20.0.5/16: it is no IP address"},
+		},
+		"what the API server would refuse in a slice": {
+			change: func(pod *corev1.Pod, known *facts) {
+				known.networks["data"] = networkOf(&v1alpha1.Network{ObjectMeta: metav1.ObjectMeta{Name: "data"}, Spec: v1alpha1.NetworkSpec{PhysicalNet: "phy-net1", Plugin: "Flannel"}})
+				attach(pod, attachment("data", "eth1", "10.244.1.7", "127.0.0.1", "169.254.0.9", "fe80::1", "239.1.2.3", "::", "::ffff:10.244.1.8"))
+			},
+			pods: []string{"web 10.244.1.7 True"},
+			want: []string{"127.0.0.1: " + whyNoHost, "169.254.0.9: " + whyNoHost, "fe80::1: " + whyNoHost, "239.1.2.3: " + whyNoHost, "::: " + whyNoHost, "::ffff:10.244.1.8: " + whyNoHost},
 		},
 	}
 	for name, tt := range tests {
@@ -280,7 +282,7 @@ func TestPublishWithholdsWhatThePodsNodeDoesNotHold(t *testing.T) {
 			out := publish(svc, parsed(t, "data"), []*corev1.Pod{pod}, known)
 			var got []string
 			for _, w := range out.withheld {
-				got = append(got, fmt.Sprintf("%s: %s", w.addr, w.why))
+				got = append(got, fmt.Sprintf("%s: %s", w.address, w.why))
 			}
 			if diff := cmp.Diff(tt.want, got); diff != "" {
 				t.Errorf("withheld (-want +got):\n%s", diff)
@@ -317,7 +319,17 @@ func TestPublishTellsProblems(t *testing.T) {
 			annotation: "http: [data]\nmetrics: [default, data]",
 			change:     func(svc *corev1.Service, _ *facts) { svc.Spec.ClusterIP = "10.96.0.10" },
 			groups:     []string{"data", "default"},
-			want:       []problem{{"IsolatedClusterIP", `port "http": its networks are isolated from the nodes, so that nothing answers at the cluster IP: make the Service headless (clusterIP: None), or name a network whose reachability is Routed`}},
+			want:       []problem{{"IsolatedClusterIP", `port "http": its networks are isolated from the nodes, so that nothing answers at the cluster IP: make the Service headless (clusterIP: None), set serviceProxy: InPod on a network, or name one whose reachability is Routed`}},
+		},
+		"a cluster IP over an isolated network that pods serve for themselves": {
+			annotation: "management,data",
+			change: func(svc *corev1.Service, known *facts) {
+				svc.Spec.ClusterIP = "10.96.0.10"
+				n := known.networks["data"]
+				n.inPod = true
+				known.networks["data"] = n
+			},
+			groups: []string{"data", "management"},
 		},
 		"a cluster IP over a routed network": {
 			annotation: "management,data",
@@ -383,11 +395,17 @@ func TestOutclaimed(t *testing.T) {
 	}
 }
 
-func TestAPodThatEndedClaimsNothing(t *testing.T) {
+func TestAPodWithoutSandboxClaimsNothing(t *testing.T) {
 	_, pod, _ := example(t)
 	if got := len(claimsOf(pod)); got != 4 {
 		t.Errorf("%d claims of a running pod, want 4", got)
 	}
+	conditions := pod.Status.Conditions
+	pod.Status.Conditions = append(slices.Clone(conditions), corev1.PodCondition{Type: corev1.PodReadyToStartContainers, Status: corev1.ConditionFalse})
+	if got := claimsOf(pod); len(got) != 0 {
+		t.Errorf("claims %v of a pod whose sandbox is gone", got)
+	}
+	pod.Status.Conditions = conditions
 	pod.Status.Phase = corev1.PodFailed
 	if got := claimsOf(pod); len(got) != 0 {
 		t.Errorf("claims %v of a pod that ended", got)
@@ -429,6 +447,7 @@ func example(t *testing.T) (*corev1.Service, *corev1.Pod, facts) {
 			{"worker", "management"}: prefixes("10.10.0.64/26", "10.10.0.0/26"),
 			{"worker", "data"}:       prefixes("10.20.0.0/26"),
 		},
+		down:      map[onNode]bool{{"worker", "ens2"}: true},
 		linked:    map[onNode]bool{{"worker", "phy-net0"}: true, {"worker", "phy-net1"}: true},
 		contested: func(*corev1.Pod, claim) bool { return false },
 	}

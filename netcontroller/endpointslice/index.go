@@ -8,6 +8,7 @@ import (
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -18,15 +19,18 @@ import (
 // Indexes over the manager's cache. Their names are our own, so that another
 // controller's index on the same kind does not collide.
 const (
-	indexServiceNetwork = "endpointslice.service.network" // and anyNetwork for every Service with the annotation
+	indexServiceNetwork = "endpointslice.service.network" // and anyNetwork for every Service that concerns us
+	indexServiceParent  = "endpointslice.service.parent"  // children, by the parent's name
+	indexSliceParent    = "endpointslice.slice.parent"    // slices of a Service and of its children
+	indexSliceNetwork   = "endpointslice.slice.network"   // slices of ours
 	indexPodNode        = "endpointslice.pod.node"        // pods with network-status only
 	indexPodClaim       = "endpointslice.pod.claim"
 	indexBlockHolder    = "endpointslice.block.holder"
 	indexIPClaimPod     = "endpointslice.ipclaim.pod"
 )
 
-// anyNetwork is no network's name: it finds Services with the annotation,
-// malformed or not.
+// anyNetwork is no network's name: it finds the Services that concern us,
+// whether their annotation can be read or not.
 const anyNetwork = "*"
 
 func addIndexes(ctx context.Context, indexer client.FieldIndexer) error {
@@ -36,6 +40,9 @@ func addIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 		values client.IndexerFunc
 	}{
 		{&corev1.Service{}, indexServiceNetwork, indexValues(serviceNetworks)},
+		{&corev1.Service{}, indexServiceParent, indexValues(serviceParent)},
+		{&discoveryv1.EndpointSlice{}, indexSliceParent, indexValues(sliceParent)},
+		{&discoveryv1.EndpointSlice{}, indexSliceNetwork, indexValues(sliceNetwork)},
 		{&corev1.Pod{}, indexPodNode, indexValues(podNode)},
 		{&corev1.Pod{}, indexPodClaim, indexValues(podClaims)},
 		{&v1alpha1.IPBlock{}, indexBlockHolder, indexValues(blockHolder)},
@@ -59,15 +66,35 @@ func indexValues[T client.Object](values func(T) []string) client.IndexerFunc {
 }
 
 func serviceNetworks(svc *corev1.Service) []string {
-	text, ok := svc.Annotations[v1alpha1.AnnotationNetworks]
-	if !ok {
+	if !concernsUs(svc) {
 		return nil
 	}
-	networks, err := podnetworks.ParseService(text)
+	networks, err := podnetworks.ParseService(svc.Annotations[v1alpha1.AnnotationNetworks])
 	if err != nil {
 		return []string{anyNetwork}
 	}
 	return append(networks.Networks(), anyNetwork)
+}
+
+func serviceParent(svc *corev1.Service) []string {
+	if parent, ok := parentOf(svc); ok {
+		return []string{parent}
+	}
+	return nil
+}
+
+func sliceParent(slice *discoveryv1.EndpointSlice) []string {
+	if !isOurs(slice) {
+		return nil
+	}
+	return []string{serviceOf(slice).Name}
+}
+
+func sliceNetwork(slice *discoveryv1.EndpointSlice) []string {
+	if !isOurs(slice) {
+		return nil
+	}
+	return []string{slice.Labels[v1alpha1.LabelNetwork]}
 }
 
 func podNode(pod *corev1.Pod) []string {

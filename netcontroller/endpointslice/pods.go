@@ -4,8 +4,11 @@
 package endpointslice
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"net/netip"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	sliceutil "k8s.io/endpointslice/util"
@@ -21,10 +24,13 @@ const labelServiceProxyName = "service.kubernetes.io/service-proxy-name"
 // Why an address is withheld, as events tell it.
 const (
 	whyNoAddress = "it is no IP address"
+	whyNoHost    = "no endpoint can have an address that is unspecified, loopback, link-local, multicast or mapped from IPv4"
 	whyNoBlock   = "it lies in no IPBlock of this network that the pod's node holds, and no IPClaim gives it to the pod"
 	whyContested = "another pod on the same node claims it too"
 	// whyContestedAnywhere is for Networks whose addresses are in no IPBlock.
 	whyContestedAnywhere = "another pod claims it too"
+	whyNotAgents         = "the annotation " + v1alpha1.AnnotationNetworkStatusSandbox + " is missing, which netplane's agent writes with network-status"
+	whyNotKubelets       = "it is none of the pod's own in status.podIPs"
 )
 
 // shadowPods are the pod as one network's slices see it: one copy per address
@@ -37,30 +43,52 @@ func shadowPods(pod *corev1.Pod, n network, families []corev1.IPFamily, known fa
 		return nil, nil
 	}
 	if n.physicalNet == "" {
-		return clusterShadows(pod, families), nil
+		return clusterShadows(pod, families), forgedOnCluster(pod)
 	}
 	ready := sliceutil.IsPodReady(pod) && known.linked[onNode{pod.Spec.NodeName, n.physicalNet}]
-	for _, attachment := range attachmentsOf(pod) {
+	attachments, err := podnetworks.ParseStatus(pod.Annotations[v1alpha1.AnnotationNetworkStatus])
+	if err != nil {
+		return nil, nil // see unreadable
+	}
+	for _, attachment := range attachments {
 		if attachment.Name != n.name || isStale(pod, attachment) {
 			continue
 		}
 		for _, text := range attachment.IPs {
-			addr, err := netip.ParseAddr(text)
-			if err != nil || addr.Zone() != "" {
-				refused = append(refused, withheld{pod, claim{network: n.name}, whyNoAddress})
-				continue
+			addr, why := parseHost(text)
+			if why == "" && pod.Annotations[v1alpha1.AnnotationNetworkStatusSandbox] == "" {
+				why = whyNotAgents
 			}
-			c := claim{n.name, addr}
-			if why := distrust(pod, n, c, known); why != "" {
-				refused = append(refused, withheld{pod, c, why})
+			if why == "" {
+				why = distrust(pod, n, claim{n.name, addr}, known)
+			}
+			if why != "" {
+				refused = append(refused, withheld{pod, n.name, text, why})
 				continue
 			}
 			if slices.Contains(families, familyOf(addr)) {
-				shadows = append(shadows, shadowPod(pod, addr.String(), ready))
+				// The network may have another NIC that is up; this pod stands on its own.
+				up := !known.down[onNode{pod.Spec.NodeName, attachment.NIC}]
+				shadows = append(shadows, shadowPod(pod, addr.String(), ready && up))
 			}
 		}
 	}
 	return shadows, refused
+}
+
+// parseHost reads an address, and says why none can be published that is
+// written so; empty means that it can. One that the API server refuses would
+// take the whole slice with it.
+func parseHost(text string) (addr netip.Addr, why string) {
+	addr, err := netip.ParseAddr(text)
+	switch {
+	case err != nil || addr.Zone() != "":
+		return addr, whyNoAddress
+	case addr.IsUnspecified() || addr.IsLoopback() || addr.IsLinkLocalUnicast() || addr.IsMulticast() || addr.Is4In6():
+		return addr, whyNoHost
+	default:
+		return addr, ""
+	}
 }
 
 // distrust says why an address is not to be published; empty means that it is.
@@ -93,8 +121,9 @@ func distrust(pod *corev1.Pod, n network, c claim, known facts) string {
 
 // outclaimed tells whether one of the claimants of an address stands in the
 // way of pod. A claimant on another node does not, unless anywhere is set: it
-// fails for its node's blocks, if the Network has blocks. A pod that is going away yields to one that is not: its sandbox, and
-// with it the address, may be gone before the pod object is.
+// fails for its node's blocks, if the Network has blocks. A pod that is going
+// away yields to one that is not: its sandbox, and with it the address, may be
+// gone before the pod object is.
 func outclaimed(pod *corev1.Pod, claimants []corev1.Pod, anywhere bool) bool {
 	for i := range claimants {
 		other := &claimants[i]
@@ -109,9 +138,9 @@ func outclaimed(pod *corev1.Pod, claimants []corev1.Pod, anywhere bool) bool {
 }
 
 // claimsOf are the addresses that a pod's annotation claims. A pod that ended
-// claims none: its sandbox is gone.
+// claims none, nor does one without a sandbox: what it had is another's by now.
 func claimsOf(pod *corev1.Pod) []claim {
-	if pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
+	if pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed || !hasSandbox(pod) {
 		return nil
 	}
 	var out []claim
@@ -125,9 +154,40 @@ func claimsOf(pod *corev1.Pod) []claim {
 	return out
 }
 
+// unreadable tells of a network-status that cannot be read: an agent wrote
+// another. It names no network, and so is withheld once, not for each of them.
+func unreadable(pod *corev1.Pod) []withheld {
+	text := pod.Annotations[v1alpha1.AnnotationNetworkStatus]
+	_, err := podnetworks.ParseStatus(text)
+	if err == nil || !sliceutil.ShouldPodBeInEndpoints(pod, true) || !hasSandbox(pod) {
+		return nil
+	}
+	digest := sha256.Sum256([]byte(text)) // so that each content has one event, and takes little memory
+	return []withheld{{pod: pod, address: hex.EncodeToString(digest[:8]), why: shorten(err.Error(), maxNote/4)}}
+}
+
+// forgedOnCluster are addresses that a network-status claims on the cluster's
+// own network although kubelet, whose word counts there, knows none of the
+// entry's.
+func forgedOnCluster(pod *corev1.Pod) []withheld {
+	attachments, err := podnetworks.ParseStatus(pod.Annotations[v1alpha1.AnnotationNetworkStatus])
+	if err != nil {
+		return nil
+	}
+	var out []withheld
+	for _, attachment := range attachments {
+		if attachment.Name != v1alpha1.DefaultNetworkName || isKubelets(pod, attachment) {
+			continue
+		}
+		for _, text := range attachment.IPs {
+			out = append(out, withheld{pod, attachment.Name, text, whyNotKubelets})
+		}
+	}
+	return out
+}
+
 // attachmentsOf reads the pod's network-status. Without the sandbox's ID beside
-// it, it is not our agent's. One that cannot be read attaches nothing: the
-// agent writes it again.
+// it, it is not our agent's. One that cannot be read attaches nothing.
 func attachmentsOf(pod *corev1.Pod) []podnetworks.Attachment {
 	if pod.Annotations[v1alpha1.AnnotationNetworkStatusSandbox] == "" {
 		return nil
@@ -154,7 +214,7 @@ func hasSandbox(pod *corev1.Pod) bool {
 // clusterShadows are the pod on the cluster's own network; a pod whose eth0 is
 // one of ours is not on it.
 func clusterShadows(pod *corev1.Pod, families []corev1.IPFamily) []*corev1.Pod {
-	if text, ok := pod.Annotations[v1alpha1.AnnotationNetworks]; ok {
+	if text := pod.Annotations[v1alpha1.AnnotationNetworks]; strings.TrimSpace(text) != "" {
 		requests, err := podnetworks.Parse(text)
 		if err != nil || podnetworks.Primary(requests) != nil {
 			return nil
@@ -173,10 +233,12 @@ func clusterShadows(pod *corev1.Pod, families []corev1.IPFamily) []*corev1.Pod {
 // isStale tells an attachment of an earlier sandbox, as far as it can be told:
 // kubelet knows the present sandbox's addresses on eth0.
 func isStale(pod *corev1.Pod, attachment podnetworks.Attachment) bool {
-	if attachment.Interface != podnetworks.PrimaryInterface {
-		return false
-	}
-	return !slices.ContainsFunc(pod.Status.PodIPs, func(ip corev1.PodIP) bool {
+	return attachment.Interface == podnetworks.PrimaryInterface && !isKubelets(pod, attachment)
+}
+
+// isKubelets tells whether kubelet knows one of an attachment's addresses.
+func isKubelets(pod *corev1.Pod, attachment podnetworks.Attachment) bool {
+	return slices.ContainsFunc(pod.Status.PodIPs, func(ip corev1.PodIP) bool {
 		addr, err := netip.ParseAddr(ip.IP)
 		return err == nil && slices.ContainsFunc(attachment.IPs, func(text string) bool {
 			claimed, err := netip.ParseAddr(text)

@@ -11,12 +11,13 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/labels"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/endpointslice"
@@ -25,7 +26,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
-	"github.com/netplane/netplane/api/podnetworks"
 	"github.com/netplane/netplane/api/v1alpha1"
 )
 
@@ -36,11 +36,18 @@ const staleDelay = 100 * time.Millisecond
 // concurrent use on different Services; the queue never hands out one twice.
 type reconciler struct {
 	client  client.Client
+	live    client.Reader // past the cache
 	events  events.EventRecorder
 	slices  *endpointslice.Reconciler
 	tracker *sliceutil.EndpointSliceTracker
 	trigger *sliceutil.TriggerTimeTracker
 	doubts  *doubts
+	failing *failing
+	// additions is the watcher's, too.
+	additions *additions
+	pace      *pace
+	// takeOver is how long slices stand beside the built-in ones.
+	takeOver time.Duration
 }
 
 // Reconcile implements reconcile.Reconciler for the key of a Service.
@@ -60,78 +67,86 @@ func (r *reconciler) Reconcile(ctx context.Context, request reconcile.Request) (
 	if svc.DeletionTimestamp != nil {
 		return reconcile.Result{}, nil // the slices follow by their owner reference
 	}
-	if !isAnnotated(&svc) {
-		if err := r.forget(ctx, request.NamespacedName, existing); err != nil {
-			return reconcile.Result{}, err
-		}
-		return reconcile.Result{}, r.clearCondition(ctx, &svc)
-	}
-	if r.tracker.StaleSlices(&svc, existing) {
+	if isBehind(r.tracker, request.Namespace, slicesByService(existing), request.Name) {
 		return reconcile.Result{RequeueAfter: staleDelay}, nil
 	}
-	return r.sync(ctx, &svc, existing)
+	return r.follow(ctx, &svc, existing)
 }
 
-// sync publishes a Service that carries the annotation.
-func (r *reconciler) sync(ctx context.Context, svc *corev1.Service, existing []*discoveryv1.EndpointSlice) (reconcile.Result, error) {
-	networks, fault := readService(svc)
-	if fault != nil {
-		// Slices that nobody keeps up to date would soon name other pods' addresses.
-		err := r.removeSlices(ctx, existing)
-		r.doubts.update(client.ObjectKeyFromObject(svc), nil)
-		return reconcile.Result{}, errors.Join(err, r.report(ctx, svc, nil, []problem{*fault}))
+// follow does what the Service's stage asks for.
+func (r *reconciler) follow(ctx context.Context, svc *corev1.Service, existing []*discoveryv1.EndpointSlice) (reconcile.Result, error) {
+	want := decide(svc, existing, r.additions.has(svc), r.doubts.clock.Now(), r.takeOver)
+	if want.stage == stageGiving {
+		done, err := r.isTakenOver(ctx, svc, want.elapsed)
+		if err != nil {
+			return reconcile.Result{}, err
+		}
+		if done {
+			want = decideWithoutKey(svc, nil, false, r.doubts.clock.Now(), 0)
+		}
 	}
+	switch want.stage {
+	case stageForeign:
+		if err := r.forget(ctx, client.ObjectKeyFromObject(svc), existing); err != nil {
+			return reconcile.Result{}, err
+		}
+		return reconcile.Result{}, r.report(ctx, svc)
+	case stageRefused:
+		err := r.withdraw(ctx, client.ObjectKeyFromObject(svc), existing)
+		return reconcile.Result{}, errors.Join(err, r.report(ctx, svc, endpointsVerdict(nil, want.problems)))
+	default:
+		return r.sync(ctx, svc, want, existing)
+	}
+}
+
+// sync publishes a Service on the networks that it names.
+func (r *reconciler) sync(ctx context.Context, svc *corev1.Service, want intent, existing []*discoveryv1.EndpointSlice) (reconcile.Result, error) {
+	r.pace.begin(client.ObjectKeyFromObject(svc))
 	pods, err := r.listPods(ctx, svc)
 	if err != nil {
 		return reconcile.Result{}, err
 	}
-	known, err := r.gather(ctx, networks.Networks(), pods)
+	names := append(want.networks.Networks(), networksOf(svc.Name, existing).Networks()...)
+	known, err := r.gather(ctx, names, pods)
 	if err != nil {
 		return reconcile.Result{}, err
 	}
+	networks, kept := keepPublished(svc, want.networks, existing, known)
 	out := publish(svc, networks, pods, known)
-	trigger := r.trigger.ComputeEndpointLastChangeTriggerTime(svc.Namespace, svc, pods)
-	err = r.write(ctx, out.groups, existing, trigger)
-	again := r.tell(svc, out.withheld)
-	err = errors.Join(err, r.report(ctx, svc, networks.Networks(), out.problems))
-	if err != nil {
-		return reconcile.Result{}, err
-	}
-	return reconcile.Result{RequeueAfter: again}, nil
-}
-
-// readService reads what the Service says about its networks. A fault stops
-// publishing: the message says what to change.
-func readService(svc *corev1.Service) (podnetworks.ServiceNetworks, *problem) {
-	networks, err := podnetworks.ParseService(svc.Annotations[v1alpha1.AnnotationNetworks])
-	if err == nil {
-		names := make([]string, 0, len(svc.Spec.Ports))
-		for i := range svc.Spec.Ports {
-			names = append(names, svc.Spec.Ports[i].Name)
+	want.problems = slices.Concat(want.problems, out.problems, kept)
+	if want.stage != stageOurs {
+		// A hand-over's time counts from its condition: nothing is written before it.
+		endpoints, _ := r.stageVerdict(want, out.groups)
+		if err := r.report(ctx, svc, append(standing(svc, v1alpha1.ConditionNamesByNetwork), endpoints)...); err != nil {
+			return reconcile.Result{}, err
 		}
-		err = networks.CheckPorts(names)
 	}
-	if err == nil && svc.Spec.Type == corev1.ServiceTypeExternalName {
-		err = errors.New("a Service of type ExternalName has no endpoints: remove the annotation, or change the type")
+	trigger := r.trigger.ComputeEndpointLastChangeTriggerTime(svc.Namespace, svc, pods)
+	ofChildren, nameProblems, nameErr := r.nameNetworks(ctx, svc, out.groups)
+	if isBehind(r.tracker, svc.Namespace, slicesByService(existing), serviceNames(ofChildren)...) {
+		return reconcile.Result{RequeueAfter: staleDelay}, nil
 	}
-	if err != nil {
-		return networks, &problem{v1alpha1.ReasonInvalidAnnotation, fmt.Sprintf("annotation %s: %v", v1alpha1.AnnotationNetworks, err)}
+	writeErr := r.write(ctx, append(slices.Clip(out.groups), ofChildren...), existing, trigger)
+	again := r.tell(svc, out.withheld)
+	endpoints, handOver := r.endpointsVerdict(svc, want, out.groups, writeErr)
+	verdicts := append(r.namesVerdict(svc, out.groups, ofChildren, nameProblems, nameErr), endpoints)
+	for _, delay := range []time.Duration{handOver, retryOf(nameProblems)} {
+		again = earlier(again, delay)
 	}
-	if svc.Spec.Selector[v1alpha1.SelectorEndpointsKey] != v1alpha1.SelectorEndpointsByNetwork {
-		return networks, &problem{v1alpha1.ReasonSelectorKeyMissing, fmt.Sprintf("spec.selector lacks %s: %s: add it, or Kubernetes itself publishes the pods' addresses of the cluster network", v1alpha1.SelectorEndpointsKey, v1alpha1.SelectorEndpointsByNetwork)}
+	err = errors.Join(nameErr, writeErr, r.report(ctx, svc, verdicts...))
+	if err != nil && ctx.Err() == nil && want.stage != stageOurs {
+		log.FromContext(ctx).Error(err, "A hand-over goes on with what could not be written")
+		return reconcile.Result{RequeueAfter: earlier(again, handOverRetry)}, nil
 	}
-	if len(selectorOf(svc)) == 0 {
-		return networks, &problem{v1alpha1.ReasonSelectorEmpty, fmt.Sprintf("spec.selector has nothing besides %s: add the labels of the pods", v1alpha1.SelectorEndpointsKey)}
-	}
-	return networks, nil
+	return reconcile.Result{RequeueAfter: again}, err
 }
 
-// selectorOf is the Service's selector without the entry that keeps
-// kube-controller-manager away.
-func selectorOf(svc *corev1.Service) labels.Set {
-	selector := maps.Clone(svc.Spec.Selector)
-	delete(selector, v1alpha1.SelectorEndpointsKey)
-	return selector
+// earlier is the sooner of two delays, of which zero is never.
+func earlier(a, b time.Duration) time.Duration {
+	if a == 0 || b == 0 {
+		return a + b
+	}
+	return min(a, b)
 }
 
 // listPods returns the cache's own pods: nothing may change them.
@@ -148,22 +163,50 @@ func (r *reconciler) listPods(ctx context.Context, svc *corev1.Service) ([]*core
 	return pods, nil
 }
 
-// listSlices returns copies of the slices that we own for the Service; the
-// library sorts their ports in place.
+// listSlices returns the slices that we own for the Service and its children.
+// They are the cache's own but for their ports, which the library sorts in place.
 func (r *reconciler) listSlices(ctx context.Context, svc client.ObjectKey) ([]*discoveryv1.EndpointSlice, error) {
 	var list discoveryv1.EndpointSliceList
-	err := r.client.List(ctx, &list, client.InNamespace(svc.Namespace), client.MatchingLabels{
-		discoveryv1.LabelServiceName: svc.Name,
-		discoveryv1.LabelManagedBy:   v1alpha1.EndpointSliceManagedBy,
-	})
+	err := r.client.List(ctx, &list, client.InNamespace(svc.Namespace), client.MatchingFields{indexSliceParent: svc.Name}, client.UnsafeDisableDeepCopy)
 	if err != nil {
 		return nil, fmt.Errorf("listing the slices of Service %s: %w", svc, err)
 	}
 	out := make([]*discoveryv1.EndpointSlice, len(list.Items))
 	for i := range list.Items {
 		out[i] = &list.Items[i]
+		out[i].Ports = slices.Clone(out[i].Ports)
 	}
 	return out, nil
+}
+
+// isBehind tells whether the cache has not yet seen what we wrote last of one of
+// these Services' slices, or of one of which it has slices. That of a child has
+// to be asked for by name, as it may have none in the cache; but only once the
+// child is known to be this Service's, as the name may have been another's.
+func isBehind(tracker *sliceutil.EndpointSliceTracker, namespace string, existing map[string][]*discoveryv1.EndpointSlice, names ...string) bool {
+	for _, name := range slices.AppendSeq(names, maps.Keys(existing)) {
+		if tracker.StaleSlices(&corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}}, existing[name]) {
+			return true
+		}
+	}
+	return false
+}
+
+func slicesByService(existing []*discoveryv1.EndpointSlice) map[string][]*discoveryv1.EndpointSlice {
+	out := map[string][]*discoveryv1.EndpointSlice{}
+	for _, slice := range existing {
+		name := slice.Labels[discoveryv1.LabelServiceName]
+		out[name] = append(out[name], slice)
+	}
+	return out
+}
+
+func serviceNames(groups []group) []string {
+	out := make([]string, 0, len(groups))
+	for i := range groups {
+		out = append(out, groups[i].service.Name)
+	}
+	return out
 }
 
 // gather reads from the cache what publish needs to know.
@@ -174,6 +217,7 @@ func (r *reconciler) gather(ctx context.Context, names []string, pods []*corev1.
 		blocks:   map[onNode][]netip.Prefix{},
 		fixed:    map[types.UID][]claim{},
 		linked:   map[onNode]bool{},
+		down:     map[onNode]bool{},
 		contested: func(pod *corev1.Pod, c claim) bool {
 			var rivals corev1.PodList
 			err := r.client.List(ctx, &rivals, client.MatchingFields{indexPodClaim: c.key()}, client.UnsafeDisableDeepCopy)
@@ -237,6 +281,9 @@ func (r *reconciler) gatherNode(ctx context.Context, node string, known *facts) 
 		for physicalNet := range linkedNetworks(&links) {
 			known.linked[onNode{node, physicalNet}] = true
 		}
+		for nic := range downNICs(&links) {
+			known.down[onNode{node, nic}] = true
+		}
 	}
 	for name, n := range known.networks {
 		if n.plan == nil {
@@ -276,22 +323,39 @@ func (r *reconciler) gatherFixed(ctx context.Context, pod *corev1.Pod, known *fa
 	return nil
 }
 
-// write brings the slices of every group in line, and removes those of networks
-// that the Service does not name any more.
+// sliceSet is what one group's slices have in common.
+type sliceSet struct{ service, network string }
+
+// write brings the slices of every group in line, and then removes those of
+// networks that the Service does not name any more: not before what takes their
+// place is there.
 func (r *reconciler) write(ctx context.Context, groups []group, existing []*discoveryv1.EndpointSlice, trigger time.Time) error {
-	byNetwork := map[string][]*discoveryv1.EndpointSlice{}
+	bySet := map[sliceSet][]*discoveryv1.EndpointSlice{}
 	for _, slice := range existing {
-		name := slice.Labels[v1alpha1.LabelNetwork]
-		byNetwork[name] = append(byNetwork[name], slice)
+		of := sliceSet{slice.Labels[discoveryv1.LabelServiceName], slice.Labels[v1alpha1.LabelNetwork]}
+		bySet[of] = append(bySet[of], slice)
 	}
-	var errs []error
-	for _, g := range groups {
-		logger := log.FromContext(ctx).WithValues("network", g.network)
-		errs = append(errs, r.slices.Reconcile(logger, g.service, g.pods, byNetwork[g.network], trigger))
-		delete(byNetwork, g.network)
+	// At once: a group has slices of its own, and waits for the API server only.
+	errs := make([]error, len(groups))
+	var all sync.WaitGroup
+	for i, g := range groups {
+		of := sliceSet{g.service.Name, g.network}
+		have := bySet[of]
+		delete(bySet, of)
+		all.Go(func() {
+			logger := log.FromContext(ctx).WithValues("service", g.service.Name, "network", g.network)
+			errs[i] = r.slices.Reconcile(logger, g.service, g.pods, have, trigger)
+		})
 	}
-	for _, leftover := range byNetwork {
-		errs = append(errs, r.removeSlices(ctx, leftover))
+	all.Wait()
+	failed := map[string]bool{}
+	for i := range groups {
+		failed[groups[i].service.Name] = failed[groups[i].service.Name] || errs[i] != nil
+	}
+	for of, leftover := range bySet {
+		if !failed[of.service] {
+			errs = append(errs, r.removeSlices(ctx, leftover))
+		}
 	}
 	return errors.Join(errs...)
 }
@@ -309,15 +373,31 @@ func (r *reconciler) removeSlices(ctx context.Context, all []*discoveryv1.Endpoi
 	return errors.Join(errs...)
 }
 
-// forget removes what we made for a Service that is gone or not ours any more.
+// withdraw removes what we made for a Service.
+func (r *reconciler) withdraw(ctx context.Context, svc client.ObjectKey, existing []*discoveryv1.EndpointSlice) error {
+	r.doubts.update(svc, nil)
+	none := func(*corev1.Service) bool { return false }
+	return errors.Join(r.removeSlices(ctx, existing), r.removeChildren(ctx, svc, none))
+}
+
+// forget withdraws, and remembers nothing of a Service that is gone or not ours
+// any more.
 func (r *reconciler) forget(ctx context.Context, svc client.ObjectKey, existing []*discoveryv1.EndpointSlice) error {
-	if err := r.removeSlices(ctx, existing); err != nil {
+	if err := r.withdraw(ctx, svc, existing); err != nil {
 		return err
 	}
-	r.slices.DeleteService(svc.Namespace, svc.Name)
-	r.tracker.DeleteService(svc.Namespace, svc.Name)
+	names := map[string]bool{svc.Name: true}
+	for _, slice := range existing {
+		names[slice.Labels[discoveryv1.LabelServiceName]] = true
+	}
+	for name := range names {
+		r.slices.DeleteService(svc.Namespace, name)
+		r.tracker.DeleteService(svc.Namespace, name)
+	}
 	r.trigger.DeleteService(svc.Namespace, svc.Name)
-	r.doubts.update(svc, nil)
+	r.pace.forget(svc)
+	r.failing.lasts(svc, nil)
+	r.additions.forget(svc)
 	return nil
 }
 
@@ -330,7 +410,7 @@ func (r *reconciler) tell(svc *corev1.Service, all []withheld) (again time.Durat
 		var whats []string
 		now = slices.DeleteFunc(now, func(w withheld) bool {
 			if w.pod.UID == pod.UID {
-				whats = append(whats, fmt.Sprintf("address %s on network %s: %s", w.addr, w.network, w.why))
+				whats = append(whats, w.text())
 			}
 			return w.pod.UID == pod.UID
 		})
@@ -338,4 +418,11 @@ func (r *reconciler) tell(svc *corev1.Service, all []withheld) (again time.Durat
 			"not published in Service %s: %s", svc.Name, shorten(strings.Join(whats, "; "), maxNote))
 	}
 	return again
+}
+
+func (w *withheld) text() string {
+	if w.network == "" {
+		return "all that its annotation claims: " + w.why
+	}
+	return fmt.Sprintf("address %s on network %s: %s", w.address, w.network, w.why)
 }

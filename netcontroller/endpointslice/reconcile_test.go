@@ -4,64 +4,20 @@
 package endpointslice
 
 import (
-	"net/netip"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	sliceutil "k8s.io/endpointslice/util"
 	clocktesting "k8s.io/utils/clock/testing"
 
 	"github.com/netplane/netplane/api/v1alpha1"
 )
-
-func TestReadServiceSaysWhatToChange(t *testing.T) {
-	key := map[string]string{v1alpha1.SelectorEndpointsKey: v1alpha1.SelectorEndpointsByNetwork}
-	both := map[string]string{"app": "web", v1alpha1.SelectorEndpointsKey: v1alpha1.SelectorEndpointsByNetwork}
-	tests := map[string]struct {
-		annotation string
-		spec       corev1.ServiceSpec
-		want       *problem
-	}{
-		"all well": {"data", corev1.ServiceSpec{Selector: both}, nil},
-		"malformed": {
-			"data@eth0", corev1.ServiceSpec{Selector: both},
-			&problem{"InvalidAnnotation", `annotation netplane.io/networks: item 1: "data@eth0" names the interface "eth0": a Service names the network alone, data`},
-		},
-		"a port that is not there": {
-			"web: [data]", corev1.ServiceSpec{Selector: both, Ports: []corev1.ServicePort{{Name: "http"}}},
-			&problem{"InvalidAnnotation", `annotation netplane.io/networks: port "web": the Service has no port of this name`},
-		},
-		"ExternalName": {
-			"data", corev1.ServiceSpec{Type: corev1.ServiceTypeExternalName},
-			&problem{"InvalidAnnotation", "annotation netplane.io/networks: a Service of type ExternalName has no endpoints: remove the annotation, or change the type"},
-		},
-		"no selector key": {
-			"data", corev1.ServiceSpec{Selector: map[string]string{"app": "web"}},
-			&problem{"SelectorKeyMissing", "spec.selector lacks netplane.io/endpoints: by-network: add it, or Kubernetes itself publishes the pods' addresses of the cluster network"},
-		},
-		"another value of the key": {
-			"data", corev1.ServiceSpec{Selector: map[string]string{"app": "web", v1alpha1.SelectorEndpointsKey: "yes"}},
-			&problem{"SelectorKeyMissing", "spec.selector lacks netplane.io/endpoints: by-network: add it, or Kubernetes itself publishes the pods' addresses of the cluster network"},
-		},
-		"nothing but the key would select every pod": {
-			"data", corev1.ServiceSpec{Selector: key},
-			&problem{"SelectorEmpty", "spec.selector has nothing besides netplane.io/endpoints: add the labels of the pods"},
-		},
-	}
-	for name, tt := range tests {
-		t.Run(name, func(t *testing.T) {
-			svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{v1alpha1.AnnotationNetworks: tt.annotation}}, Spec: tt.spec}
-			_, got := readService(svc)
-			if diff := cmp.Diff(tt.want, got, cmp.AllowUnexported(problem{})); diff != "" {
-				t.Errorf("problem (-want +got):\n%s", diff)
-			}
-		})
-	}
-}
 
 func TestSelectorOfLeavesTheServiceAlone(t *testing.T) {
 	svc := &corev1.Service{Spec: corev1.ServiceSpec{Selector: map[string]string{"app": "web", v1alpha1.SelectorEndpointsKey: v1alpha1.SelectorEndpointsByNetwork}}}
@@ -74,12 +30,12 @@ func TestSelectorOfLeavesTheServiceAlone(t *testing.T) {
 }
 
 func TestVerdictTellsEveryProblemUnderTheFirstReason(t *testing.T) {
-	got := verdict([]string{"data"}, []problem{{"UnknownNetwork", "one"}, {"NoSharedFamily", "two"}})
+	got := endpointsVerdict([]group{{network: "data"}}, []problem{{"UnknownNetwork", "one"}, {"NoSharedFamily", "two"}}).Condition
 	want := metav1.Condition{Type: "netplane.io/EndpointsByNetwork", Status: metav1.ConditionFalse, Reason: "UnknownNetwork", Message: "one; two"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("condition (-want +got):\n%s", diff)
 	}
-	long := verdict(nil, []problem{{"InvalidAnnotation", strings.Repeat("é", maxMessage)}})
+	long := endpointsVerdict(nil, []problem{{"InvalidAnnotation", strings.Repeat("é", maxMessage)}})
 	if len(long.Message) > maxMessage+3 || !strings.HasSuffix(long.Message, "é...") {
 		t.Errorf("a message of %d bytes that ends in %q", len(long.Message), long.Message[len(long.Message)-8:])
 	}
@@ -89,7 +45,7 @@ func TestADoubtIsToldOnceAndOnlyWhenItLasts(t *testing.T) {
 	clock := clocktesting.NewFakePassiveClock(time.Unix(1000, 0))
 	d := newDoubts(clock)
 	svc := types.NamespacedName{Namespace: "shop", Name: "web"}
-	forged := withheld{&corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: "1"}}, claim{"data", netip.MustParseAddr("192.0.2.1")}, whyNoBlock}
+	forged := withheld{&corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: "1"}}, "data", "192.0.2.1", whyNoBlock}
 	expect := func(step string, now []withheld, wantTold int, wantAgain time.Duration) {
 		t.Helper()
 		told, again := d.update(svc, now)
@@ -105,4 +61,32 @@ func TestADoubtIsToldOnceAndOnlyWhenItLasts(t *testing.T) {
 	expect("told already", []withheld{forged}, 0, 0)
 	expect("gone", nil, 0, 0)
 	expect("back", []withheld{forged}, 0, doubtPeriod)
+}
+
+func TestACacheWithoutAnySliceOfAChildIsStale(t *testing.T) {
+	slice := func(service string) *discoveryv1.EndpointSlice {
+		return &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{
+			Namespace: "shop", Name: service + "-x", UID: types.UID(service), Generation: 1, Labels: map[string]string{discoveryv1.LabelServiceName: service},
+		}}
+	}
+	tracker := sliceutil.NewEndpointSliceTracker()
+	for _, service := range []string{"web", "web-data"} {
+		tracker.Update(slice(service))
+	}
+	own, both := []*discoveryv1.EndpointSlice{slice("web")}, []*discoveryv1.EndpointSlice{slice("web"), slice("web-data")}
+	for name, tt := range map[string]struct {
+		existing []*discoveryv1.EndpointSlice
+		names    []string
+		want     bool
+	}{
+		"all is there":                     {both, []string{"web", "web-data"}, false},
+		"the Service's own is not":         {nil, []string{"web"}, true},
+		"the child's is not":               {own, []string{"web-data"}, true},
+		"a child that was never published": {own, []string{"web-management"}, false},
+		"a name that is another's":         {own, nil, false},
+	} {
+		if got := isBehind(tracker, "shop", slicesByService(tt.existing), tt.names...); got != tt.want {
+			t.Errorf("%s: stale = %v, want %v", name, got, tt.want)
+		}
+	}
 }

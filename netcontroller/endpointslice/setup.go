@@ -38,7 +38,7 @@ const controllerName = "netplane-endpointslice"
 // Defaults of Options.
 const (
 	// DefaultBatchPeriod is short enough that a pod's change of readiness is
-	// published within a second.
+	// published within a second, whatever went before.
 	DefaultBatchPeriod = 500 * time.Millisecond
 	// DefaultMaxEndpointsPerSlice is kube-controller-manager's.
 	DefaultMaxEndpointsPerSlice = 100
@@ -48,13 +48,16 @@ const (
 
 // Options of the controller; zero values mean the defaults.
 type Options struct {
-	// BatchPeriod is how long changes of pods, blocks, nodes and networks are
-	// gathered before the Service's slices are written.
+	// BatchPeriod is how long after the last time a Service's slices are not
+	// written for changes of pods, blocks and networks; those are gathered.
 	BatchPeriod time.Duration
 	// MaxEndpointsPerSlice is the most endpoints that one slice gets.
 	MaxEndpointsPerSlice int32
 	// Workers is how many Services are worked on at a time.
 	Workers int
+	// TakeOverPeriod is how long slices stand beside those of Kubernetes itself
+	// while the selector lacks our key.
+	TakeOverPeriod time.Duration
 	// Clock is for tests.
 	Clock clock.PassiveClock
 }
@@ -69,12 +72,17 @@ func (o *Options) complete() {
 	if o.Workers == 0 {
 		o.Workers = DefaultWorkers
 	}
+	if o.TakeOverPeriod == 0 {
+		o.TakeOverPeriod = DefaultTakeOverPeriod
+	}
 	if o.Clock == nil {
 		o.Clock = clock.RealClock{}
 	}
 }
 
-// +kubebuilder:rbac:groups="",resources=services;pods;nodes,verbs=get;list;watch
+// +kubebuilder:rbac:groups="",resources=pods;nodes,verbs=get;list;watch
+// Children alone are written, which the policy netplane-child-services holds to.
+// +kubebuilder:rbac:groups="",resources=services,verbs=get;list;watch;create;update;delete
 // +kubebuilder:rbac:groups="",resources=services/status,verbs=patch
 // The owner references of slices block the Service's deletion, which the
 // admission plugin OwnerReferencesPermissionEnforcement guards.
@@ -97,9 +105,11 @@ func Setup(mgr ctrl.Manager, opts Options) error {
 	if err != nil {
 		return fmt.Errorf("making the client for slices: %w", err)
 	}
+	paced := newPace(opts.Clock, opts.BatchPeriod)
 	tracker := sliceutil.NewEndpointSliceTracker()
 	r := &reconciler{
 		client:  mgr.GetClient(),
+		live:    mgr.GetAPIReader(),
 		events:  mgr.GetEventRecorder(controllerName),
 		tracker: tracker,
 		trigger: sliceutil.NewTriggerTimeTracker(),
@@ -108,12 +118,17 @@ func Setup(mgr ctrl.Manager, opts Options) error {
 		// events, so the recorder may be one that drops them.
 		slices: endpointslice.NewReconciler(clients, nodeLister{mgr.GetClient()}, opts.MaxEndpointsPerSlice, tracker, nil,
 			&record.FakeRecorder{}, v1alpha1.EndpointSliceManagedBy, endpointslice.WithPreferSameTrafficDistributionEnabled(true)),
-		doubts: newDoubts(opts.Clock),
+		doubts:    newDoubts(opts.Clock),
+		failing:   newFailing(opts.Clock),
+		additions: newAdditions(),
+		pace:      paced,
+		takeOver:  opts.TakeOverPeriod,
 	}
-	watch := &watcher{reader: mgr.GetClient(), batch: opts.BatchPeriod, tracker: tracker}
+	watch := &watcher{reader: mgr.GetClient(), pace: paced, tracker: tracker, additions: r.additions}
 	err = ctrl.NewControllerManagedBy(mgr).
 		Named(controllerName).
 		For(&corev1.Service{}, builder.WithPredicates(predicate.Funcs{CreateFunc: watch.serviceCreated, UpdateFunc: watch.serviceUpdated})).
+		Watches(&corev1.Service{}, watch.children()).
 		Watches(&corev1.Pod{}, watch.pods()).
 		Watches(&discoveryv1.EndpointSlice{}, watch.slices()).
 		Watches(&v1alpha1.Network{}, watch.networks()).

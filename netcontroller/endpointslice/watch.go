@@ -7,11 +7,11 @@ import (
 	"context"
 	"maps"
 	"slices"
-	"time"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
@@ -27,13 +27,13 @@ import (
 
 type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
 
-// watcher turns events into the keys of the Services that they concern. Keys
-// are added after the batch period, and the queue holds each once, so that a
-// Service is worked on at most once per period.
+// watcher turns events into the keys of the Services that they concern. The
+// queue holds each once, and hands it out when pace says so.
 type watcher struct {
-	reader  client.Reader
-	batch   time.Duration
-	tracker *sliceutil.EndpointSliceTracker
+	reader    client.Reader
+	pace      *pace
+	tracker   *sliceutil.EndpointSliceTracker
+	additions *additions
 }
 
 // serviceCreated: at start, Services that lost the annotation while we were
@@ -42,13 +42,55 @@ func (w *watcher) serviceCreated(e event.CreateEvent) bool {
 	return concernsUs(e.Object)
 }
 
+// serviceUpdated notes what the reconciliation that it lets through has to know.
 func (w *watcher) serviceUpdated(e event.UpdateEvent) bool {
+	before, ok1 := e.ObjectOld.(*corev1.Service)
+	now, ok2 := e.ObjectNew.(*corev1.Service)
+	if ok1 && ok2 {
+		w.additions.note(before, now)
+	}
 	return concernsUs(e.ObjectOld) || concernsUs(e.ObjectNew)
 }
 
 func concernsUs(object client.Object) bool {
 	svc, ok := object.(*corev1.Service)
-	return ok && (isAnnotated(svc) || ownCondition(svc) != nil)
+	if !ok {
+		return false
+	}
+	if _, isChild := parentOf(svc); isChild {
+		return false // the parent's business; see children
+	}
+	_, hasKey := svc.Spec.Selector[v1alpha1.SelectorEndpointsKey]
+	return hasKey || isAnnotated(svc) || isReported(svc)
+}
+
+// children enqueues the parent of a child that somebody changed or removed. Any
+// Service that goes, a child too, may give a name free that a network of another
+// waits for, or a place in a quota.
+func (w *watcher) children() handler.EventHandler {
+	enqueue := func(q queue, object client.Object) {
+		if svc, ok := object.(*corev1.Service); ok {
+			if parent, isChild := parentOf(svc); isChild {
+				w.add(q, types.NamespacedName{Namespace: svc.Namespace, Name: parent})
+			}
+		}
+	}
+	return handler.Funcs{
+		CreateFunc: func(_ context.Context, e event.CreateEvent, q queue) { enqueue(q, e.Object) },
+		UpdateFunc: func(_ context.Context, e event.UpdateEvent, q queue) {
+			enqueue(q, e.ObjectOld)
+			enqueue(q, e.ObjectNew)
+		},
+		DeleteFunc: func(ctx context.Context, e event.DeleteEvent, q queue) {
+			enqueue(q, e.Object)
+			for _, svc := range w.listServices(ctx, client.InNamespace(e.Object.GetNamespace()), client.MatchingFields{indexServiceNetwork: anyNetwork}) {
+				// By its name, too: the condition may not be in the cache yet.
+				if strings.HasPrefix(e.Object.GetName(), svc.Name+"-") || meta.IsStatusConditionFalse(svc.Status.Conditions, v1alpha1.ConditionNamesByNetwork) {
+					w.add(q, client.ObjectKeyFromObject(&svc))
+				}
+			}
+		},
+	}
 }
 
 func isAnnotated(svc *corev1.Service) bool {
@@ -132,6 +174,9 @@ func (w *watcher) slices() handler.EventHandler {
 			if !ok1 || !ok2 || !isOurs(old) && !isOurs(slice) {
 				return
 			}
+			if old.Labels[discoveryv1.LabelServiceName] != slice.Labels[discoveryv1.LabelServiceName] {
+				w.tracker.HandleDeletion(old) // or the tracker would wait for it for ever
+			}
 			if serviceOf(old) != serviceOf(slice) {
 				w.add(q, serviceOf(old))
 			}
@@ -141,7 +186,8 @@ func (w *watcher) slices() handler.EventHandler {
 		},
 		DeleteFunc: func(_ context.Context, e event.DeleteEvent, q queue) {
 			slice, ok := e.Object.(*discoveryv1.EndpointSlice)
-			if ok && isOurs(slice) && w.tracker.Has(slice) && !w.tracker.HandleDeletion(slice) {
+			// What the tracker does not know is a slice of before our start.
+			if ok && isOurs(slice) && (!w.tracker.Has(slice) || !w.tracker.HandleDeletion(slice)) {
 				w.add(q, serviceOf(slice))
 			}
 		},
@@ -152,14 +198,20 @@ func isOurs(slice *discoveryv1.EndpointSlice) bool {
 	return slice.Labels[discoveryv1.LabelManagedBy] == v1alpha1.EndpointSliceManagedBy
 }
 
+// serviceOf is the Service whose reconciliation keeps the slice: a child's
+// parent, or the Service itself.
 func serviceOf(slice *discoveryv1.EndpointSlice) types.NamespacedName {
-	return types.NamespacedName{Namespace: slice.Namespace, Name: slice.Labels[discoveryv1.LabelServiceName]}
+	name, ok := slice.Labels[v1alpha1.LabelService]
+	if !ok {
+		name = slice.Labels[discoveryv1.LabelServiceName]
+	}
+	return types.NamespacedName{Namespace: slice.Namespace, Name: name}
 }
 
 func (w *watcher) networks() handler.EventHandler {
 	enqueue := func(ctx context.Context, q queue, name string) {
-		for _, svc := range w.listServices(ctx, client.MatchingFields{indexServiceNetwork: name}) {
-			w.add(q, client.ObjectKeyFromObject(&svc))
+		for key := range w.onNetwork(ctx, name) {
+			w.add(q, key)
 		}
 	}
 	return handler.Funcs{
@@ -173,20 +225,21 @@ func (w *watcher) networks() handler.EventHandler {
 	}
 }
 
-// nodeNetworks enqueues the Services with pods on a node whose NICs came or went.
+// nodeNetworks enqueues the Services with pods on a node whose NICs came or
+// went: at once, as traffic is lost while the slices tell of a NIC that is down.
 func (w *watcher) nodeNetworks() handler.EventHandler {
 	return handler.Funcs{
 		CreateFunc: func(ctx context.Context, e event.CreateEvent, q queue) {
-			w.enqueueOnNode(ctx, q, e.Object.GetName(), anyNetwork)
+			w.enqueueOnNode(ctx, q, e.Object.GetName(), anyNetwork, true)
 		},
 		DeleteFunc: func(ctx context.Context, e event.DeleteEvent, q queue) {
-			w.enqueueOnNode(ctx, q, e.Object.GetName(), anyNetwork)
+			w.enqueueOnNode(ctx, q, e.Object.GetName(), anyNetwork, true)
 		},
 		UpdateFunc: func(ctx context.Context, e event.UpdateEvent, q queue) {
 			old, ok1 := e.ObjectOld.(*v1alpha1.NodeNetwork)
 			now, ok2 := e.ObjectNew.(*v1alpha1.NodeNetwork)
-			if ok1 && ok2 && !equality.Semantic.DeepEqual(linkedNetworks(old), linkedNetworks(now)) {
-				w.enqueueOnNode(ctx, q, now.Name, anyNetwork)
+			if ok1 && ok2 && (!maps.Equal(linkedNetworks(old), linkedNetworks(now)) || !maps.Equal(downNICs(old), downNICs(now))) {
+				w.enqueueOnNode(ctx, q, now.Name, anyNetwork, true)
 			}
 		},
 	}
@@ -203,12 +256,25 @@ func linkedNetworks(node *v1alpha1.NodeNetwork) map[string]bool {
 	return out
 }
 
+// downNICs are the NICs behind a node's physical networks that are down. One that
+// is not listed may have got another name.
+func downNICs(node *v1alpha1.NodeNetwork) map[string]bool {
+	out := map[string]bool{}
+	for i := range node.Status.Interfaces {
+		nic := &node.Status.Interfaces[i]
+		if nic.State == v1alpha1.OperStateDown && slices.ContainsFunc(node.Status.PhysicalNetworks, func(p v1alpha1.NodePhysicalNetwork) bool { return slices.Contains(p.Interfaces, nic.Name) }) {
+			out[nic.Name] = true
+		}
+	}
+	return out
+}
+
 // blocks enqueues the Services with pods on the node that got or gave back a
 // block. A block's spec is immutable, and one that is being deleted still serves.
 func (w *watcher) blocks() handler.EventHandler {
 	enqueue := func(ctx context.Context, q queue, object client.Object) {
 		if block, ok := object.(*v1alpha1.IPBlock); ok {
-			w.enqueueOnNode(ctx, q, block.Spec.NodeName, block.Spec.Network)
+			w.enqueueOnNode(ctx, q, block.Spec.NodeName, block.Spec.Network, false)
 		}
 	}
 	return handler.Funcs{
@@ -247,20 +313,42 @@ func (w *watcher) ipClaims() handler.EventHandler {
 
 // enqueueOnNode enqueues the Services that name the network, in the namespaces
 // of the node's pods.
-func (w *watcher) enqueueOnNode(ctx context.Context, q queue, node, network string) {
+func (w *watcher) enqueueOnNode(ctx context.Context, q queue, node, network string, atOnce bool) {
 	namespaces := map[string]bool{}
 	for _, pod := range w.listPods(ctx, client.MatchingFields{indexPodNode: node}) {
 		namespaces[pod.Namespace] = true
 	}
 	for namespace := range namespaces {
-		for _, svc := range w.listServices(ctx, client.InNamespace(namespace), client.MatchingFields{indexServiceNetwork: network}) {
-			w.add(q, client.ObjectKeyFromObject(&svc))
+		for key := range w.onNetwork(ctx, network, client.InNamespace(namespace)) {
+			if atOnce {
+				q.Add(reconcile.Request{NamespacedName: key})
+			} else {
+				w.add(q, key)
+			}
 		}
 	}
 }
 
+// onNetwork are the Services that name the network, and those that are published
+// on it although their annotation does not name it, or cannot be read.
+func (w *watcher) onNetwork(ctx context.Context, network string, options ...client.ListOption) map[types.NamespacedName]bool {
+	out := map[types.NamespacedName]bool{}
+	for _, svc := range w.listServices(ctx, append(options, client.MatchingFields{indexServiceNetwork: network})...) {
+		out[client.ObjectKeyFromObject(&svc)] = true
+	}
+	var published discoveryv1.EndpointSliceList
+	err := w.reader.List(ctx, &published, append(options, client.UnsafeDisableDeepCopy, client.MatchingFields{indexSliceNetwork: network})...)
+	if err != nil {
+		log.FromContext(ctx).Error(err, "Cannot list slices from the cache", "network", network)
+	}
+	for i := range published.Items {
+		out[serviceOf(&published.Items[i])] = true
+	}
+	return out
+}
+
 func (w *watcher) add(q queue, key types.NamespacedName) {
-	q.AddAfter(reconcile.Request{NamespacedName: key}, w.batch)
+	q.AddAfter(reconcile.Request{NamespacedName: key}, w.pace.delay(key))
 }
 
 func (w *watcher) listPods(ctx context.Context, options ...client.ListOption) []corev1.Pod {

@@ -83,6 +83,9 @@ type Facts struct {
 	Node    NodeState
 	// Held: the node's agent says that the address is not given back.
 	Held bool
+	// Elsewhere is a node whose agent says that a pod has the address which is
+	// gone, and which is not the one that the claim names; empty if there is none.
+	Elsewhere string
 	// QuietFor is how long pod and node have been seen in the present states,
 	// with nothing held.
 	QuietFor time.Duration
@@ -191,12 +194,17 @@ type remains struct {
 //     is not learns of the deletion, and tells of what its sandbox holds;
 //   - or when the Node has been gone for as long.
 //
-// What the agent of a living node says that it holds is never free.
+// What the agent of a living node says that it holds is never free. That holds
+// also of a pod that the claim does not know: an API server that was restored from a
+// backup may have forgotten the pod, and the claim with it.
 func (f *Facts) remains() (r remains) {
 	status := &f.Claim.Status
 	former := fmt.Sprintf("former pod %s/%s", f.Claim.Spec.Owner.Namespace, status.PodName)
 	wait := max(0, f.Grace-f.QuietFor)
 	switch {
+	case f.Elsewhere != "":
+		r.message = fmt.Sprintf("node %s has not given back the address, which a pod has there that is gone from the API", f.Elsewhere)
+		return remains{v1alpha1.ReasonFormerPodRemains, r.message, 0}
 	case f.Pod == PodNone || f.Node == NodeNone || f.Node == NodeFenced:
 		return r
 	case f.Pod == PodEnded && !f.Held:

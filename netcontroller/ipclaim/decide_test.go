@@ -54,11 +54,12 @@ func quiet(d time.Duration) func(*Facts) {
 }
 func network(state NetworkState) func(*Facts) { return func(f *Facts) { f.Network = state } }
 
-func held(f *Facts)    { f.Held, f.QuietFor = true, 0 }
-func unnoted(f *Facts) { f.Node, f.Claim.Status.NodeName = NodeNone, "" }
-func lives(f *Facts)   { f.Pod, f.PodNode = PodLives, "a" }
-func deleted(f *Facts) { f.Claim.DeletionTimestamp = &metav1.Time{Time: time.Unix(1, 0)} }
-func free(f *Facts)    { f.Claim.Spec.ReclaimPolicy = v1alpha1.IPClaimDelete }
+func held(f *Facts)      { f.Held, f.QuietFor = true, 0 }
+func elsewhere(f *Facts) { f.Elsewhere = "b" }
+func unnoted(f *Facts)   { f.Node, f.Claim.Status.NodeName = NodeNone, "" }
+func lives(f *Facts)     { f.Pod, f.PodNode = PodLives, "a" }
+func deleted(f *Facts)   { f.Claim.DeletionTimestamp = &metav1.Time{Time: time.Unix(1, 0)} }
+func free(f *Facts)      { f.Claim.Spec.ReclaimPolicy = v1alpha1.IPClaimDelete }
 func released(f *Facts) {
 	f.Finalizer = false
 }
@@ -105,6 +106,13 @@ func TestDecide(t *testing.T) {
 		"it vanished from a fenced node that held":   {facts(waits, pod(PodVanished), node(NodeFenced), held), Hand, v1alpha1.ReasonBound, "", 0},
 		"it vanished, and the node is deleted":       {facts(waits, pod(PodVanished), node(NodeGone)), Report, v1alpha1.ReasonFormerNodeUnknown, "is gone: it gets 1m0s to stop", grace},
 		"the node has been gone for long":            {facts(waits, pod(PodVanished), node(NodeGone), quiet(grace)), Hand, v1alpha1.ReasonBound, "", 0},
+
+		// Pods that the API server has forgotten.
+		"another node holds it for an unknown pod":    {facts(never, waits, elsewhere), Report, v1alpha1.ReasonFormerPodRemains, "node b has not given back the address, which a pod has there that is gone from the API", 0},
+		"the former pod ended, another node holds it": {facts(waits, elsewhere), Report, v1alpha1.ReasonFormerPodRemains, "node b has not given back", 0},
+		"another node holds it, and nobody wants it":  {facts(elsewhere), Keep, "", "", 0},
+		"its pod runs, and another node holds it":     {facts(lives, elsewhere), Keep, "", "", 0},
+		"its claim is deleted, another node holds it": {facts(deleted, elsewhere), Report, v1alpha1.ReasonFormerPodRemains, "node b has not given back", 0},
 
 		// No next pod.
 		"the pod is gone a moment":                 {facts(func(f *Facts) { f.IdleFor = time.Second }), Keep, "", "", vacateAfter - time.Second},

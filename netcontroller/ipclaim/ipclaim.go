@@ -39,6 +39,7 @@ const (
 	indexClaimNamespace = "ipclaim.namespace"
 	indexClaimNode      = "ipclaim.node"
 	indexClaimPod       = "ipclaim.pod"
+	indexNodeHeld       = "ipclaim.nodeHeld"
 )
 
 // Options of the controllers; zero values mean the defaults.
@@ -95,7 +96,7 @@ func setupClaims(mgr ctrl.Manager, opts Options, ended *ended) error {
 		Watches(&v1alpha1.IPClaim{}, w.siblings(), builder.WithPredicates(wentOrGoes())).
 		Watches(&corev1.Pod{}, w.pods()).
 		Watches(&corev1.Node{}, w.claimsBy(indexClaimNode), builder.WithPredicates(nodeAnswers())).
-		Watches(&v1alpha1.NodeNetwork{}, w.claimsBy(indexClaimNode), builder.WithPredicates(agentAnswers())).
+		Watches(&v1alpha1.NodeNetwork{}, w.claimsOfOffer(), builder.WithPredicates(agentAnswers())).
 		Watches(&v1alpha1.Network{}, w.claimsBy(indexClaimNetwork), builder.WithPredicates(specChanged())).
 		Watches(&corev1.Namespace{}, w.claimsBy(indexClaimNamespace), builder.WithPredicates(cameOrWent())).
 		Complete(r)
@@ -129,6 +130,10 @@ func addIndexes(indexer client.FieldIndexer) error {
 	})
 	if err != nil {
 		return fmt.Errorf("making the cache index %s: %w", indexPodOwner, err)
+	}
+	err = indexer.IndexField(ctx, &v1alpha1.NodeNetwork{}, indexNodeHeld, heldClaims)
+	if err != nil {
+		return fmt.Errorf("making the cache index %s: %w", indexNodeHeld, err)
 	}
 	for name, key := range map[string]func(*v1alpha1.IPClaim) string{
 		indexClaimOwner:     func(c *v1alpha1.IPClaim) string { return ipclaims.Key(c.Spec.Network, c.Spec.Owner) },

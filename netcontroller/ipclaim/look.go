@@ -76,6 +76,9 @@ func (l *looker) look(ctx context.Context, reader client.Reader, claim *v1alpha1
 		if f.Next, err = l.next(ctx, claim); err != nil {
 			return nil, err
 		}
+		if f.Elsewhere, err = l.elsewhere(ctx, f); err != nil {
+			return nil, err
+		}
 	}
 	f.QuietFor, f.IdleFor = l.sight(claim, what, f.Pod != PodLives && f.Next == nil)
 	return f, nil
@@ -235,6 +238,48 @@ func (l *looker) next(ctx context.Context, claim *v1alpha1.IPClaim) (*corev1.Pod
 		}
 	}
 	return best, nil
+}
+
+// elsewhere is a node, by the cache, that holds the address for a pod that is
+// gone. What the node of the claim's own pod holds for it is surroundings'.
+func (l *looker) elsewhere(ctx context.Context, f *Facts) (string, error) {
+	var offers v1alpha1.NodeNetworkList
+	if err := l.cache.List(ctx, &offers, client.MatchingFields{indexNodeHeld: f.Claim.Name}, client.UnsafeDisableDeepCopy); err != nil {
+		return "", fmt.Errorf("listing the nodes that hold an address: %w", err)
+	}
+	for i := range offers.Items {
+		if !holdsElsewhere(f, &offers.Items[i]) {
+			continue
+		}
+		name := offers.Items[i].Name
+		var node corev1.Node
+		gone, err := isGone(ctx, l.cache, &node, client.ObjectKey{Name: name})
+		if err != nil {
+			return "", err
+		}
+		if !gone && !ipblock.Fenced(&node) {
+			return name, nil
+		}
+	}
+	return "", nil
+}
+
+func holdsElsewhere(f *Facts, offer *v1alpha1.NodeNetwork) bool {
+	status := &f.Claim.Status
+	return slices.ContainsFunc(offer.Status.Held, func(h v1alpha1.HeldAddresses) bool {
+		known := offer.Name == status.NodeName && h.PodUID == status.PodUID
+		return heldClaim(&h) == f.Claim.Name && !known && (f.Next == nil || h.PodUID != f.Next.UID)
+	})
+}
+
+// heldClaim is the name of the IPClaim of a fixed address that a node holds for
+// a pod that is gone; empty if the entry is of anything else.
+func heldClaim(h *v1alpha1.HeldAddresses) string {
+	addr, err := netip.ParseAddr(h.Address)
+	if err != nil || !h.Fixed || h.PodUID == "" || h.Count == 0 {
+		return ""
+	}
+	return addressing.ClaimName(h.Network, addr)
 }
 
 // waitsFor tells whether the pod has none of the claims that answer one of its

@@ -42,6 +42,37 @@ func (w *watcher) claimsBy(index string) handler.EventHandler {
 	})
 }
 
+// claimsOfOffer asks for a sync of the claims whose pods had the NodeNetwork's
+// node, and of those whose addresses it holds or held.
+func (w *watcher) claimsOfOffer() handler.EventHandler {
+	return handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, object client.Object) []reconcile.Request {
+		var out []reconcile.Request
+		for _, claim := range w.claims(ctx, indexClaimNode, object.GetName()) {
+			out = append(out, reconcile.Request{NamespacedName: client.ObjectKey{Name: claim.Name}})
+		}
+		for _, name := range heldClaims(object) {
+			out = append(out, reconcile.Request{NamespacedName: client.ObjectKey{Name: name}})
+		}
+		return out
+	})
+}
+
+// heldClaims names the claims of the fixed addresses that a node holds for pods
+// that are gone.
+func heldClaims(object client.Object) []string {
+	offer, ok := object.(*v1alpha1.NodeNetwork)
+	if !ok {
+		return nil
+	}
+	var out []string
+	for i := range offer.Status.Held {
+		if name := heldClaim(&offer.Status.Held[i]); name != "" {
+			out = append(out, name)
+		}
+	}
+	return out
+}
+
 // siblings asks for a sync of the other claims of an owner when one goes: its
 // pod may be theirs now.
 func (w *watcher) siblings() handler.EventHandler {
