@@ -85,12 +85,14 @@ soak: ## Random histories of 50 agents with faults (FOR=30m, or SEEDS=200; SEED=
 
 .PHONY: test-netns
 test-netns: ## Tests on the real kernel, in network namespaces of their own
-	go test $(TESTFLAGS) ./test/netns/...
+	hack/provide.sh nft iptables # which reference plugins run
+	go test -timeout 20m $(TESTFLAGS) ./test/netns/...
 
 .PHONY: test-e2e
 test-e2e: ## Tests on the kind cluster, which is made if it is not there
 	hack/demo-up.sh $(CLUSTER)
-	eval "$$(hack/cluster/env.sh)"; NETPLANE_E2E_CONTEXT=kind-$(CLUSTER) go test -tags e2e -count=1 -timeout 40m -v $(TESTFLAGS) ./test/e2e/...
+	hack/binaries.sh flannel flannelcni >/dev/null
+	eval "$$(hack/cluster/env.sh)"; NETPLANE_E2E_CONTEXT=kind-$(CLUSTER) go test -tags e2e -count=1 -timeout 70m -v $(TESTFLAGS) ./test/e2e/...
 
 .PHONY: bench-scheduler
 bench-scheduler: ## Measure the scheduler against the stock one (NODES, PODS, ROUNDS; see test/bench)
@@ -99,6 +101,10 @@ bench-scheduler: ## Measure the scheduler against the stock one (NODES, PODS, RO
 .PHONY: bench-addresses
 bench-addresses: ## Measure address management: allocation, API writes, claims (see test/benchaddresses)
 	hack/bench-addresses.sh
+
+.PHONY: bench-endpoints
+bench-endpoints: ## Measure EndpointSlices over networks against kube-controller-manager's (see test/benchendpoints)
+	hack/bench-endpoints.sh
 
 .PHONY: bench-agent
 bench-agent: ## Measure an agent's memory and what it watches in a cluster of 5,000 nodes (see test/benchagent)

@@ -4,7 +4,7 @@
 
 # Builds the programs that the test environment is made of, each once per content, and prints the folder that holds them.
 #
-#   hack/binaries.sh kubernetes|containerd|etcd|coredns|plugins|kind|programs    all programs of a set
+#   hack/binaries.sh kubernetes|containerd|etcd|coredns|plugins|kind|programs|flannel|flannelcni    all programs of a set
 #   hack/binaries.sh kubernetes/kubectl...                                       only these
 #   hack/binaries.sh tools/controller-gen...                                     what checks and generates code
 #
@@ -26,10 +26,11 @@ kubernetes_flags() {
 	done
 }
 
-# binary_name PACKAGE: its last element, without a major version; etcd's module calls its program server.
+# binary_name PACKAGE: its last element, without a major version; etcd's module calls its program server, flannel's is a daemon.
 binary_name() {
 	case "$1" in
 	go.etcd.io/etcd/server/v3) echo etcd ;;
+	github.com/flannel-io/flannel) echo flanneld ;;
 	*) basename "${1%/v[0-9]}" ;;
 	esac
 }
@@ -38,10 +39,16 @@ set_dir() { if [[ $1 == tools ]]; then echo "$ROOT/hack/tools"; else echo "$ROOT
 
 # No -trimpath: with it nothing would be shared with the Go build cache of netplane's own binaries.
 compile() {
-	local set="$1" pkg="$2" out="$3" flags="-s -w"
+	local set="$1" pkg="$2" out="$3" flags="-s -w" cgo=0
 	if [[ $set == kubernetes ]]; then flags+=" $(kubernetes_flags)"; fi
+	if [[ $set == flannel ]]; then
+		# One of its backends is written in C. Static, as the node has another libc.
+		need gcc "install it (Debian: gcc libc6-dev)"
+		cgo=1
+		flags+=" -linkmode external -extldflags -static"
+	fi
 	cd "$(set_dir "$set")"
-	CGO_ENABLED=0 GOFLAGS="${GOFLAGS:-} -mod=readonly -buildvcs=false" go build -ldflags "$flags" -o "$out.new" "$pkg"
+	CGO_ENABLED=$cgo GOFLAGS="${GOFLAGS:-} -mod=readonly -buildvcs=false" go build -ldflags "$flags" -o "$out.new" "$pkg"
 	mv "$out.new" "$out"
 }
 
@@ -53,7 +60,7 @@ build() {
 	mapfile -t sources < <(find "$dir" -name 'go.*' -o -name '*.go' | sort)
 	out="$CACHE/build/$set-$(digest "${sources[@]}" "$(go env GOVERSION GOARCH)" 1)"
 	mkdir -p "$out"
-	packages="$(awk '/^tool \(/ {list = 1; next} /^\)/ {list = 0} list {print $1}' "$dir/go.mod")"
+	packages="$(awk '/^tool \(/ {list = 1; next} /^\)/ {list = 0} list {print $1} /^tool [^(]/ {print $2}' "$dir/go.mod")"
 	for pkg in $packages; do
 		name="$(binary_name "$pkg")"
 		if [[ -x $out/$name || ( -n $only && $only != "$name" ) ]]; then continue; fi

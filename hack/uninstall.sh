@@ -19,10 +19,15 @@ agents=daemonset/netplane-agent
 k() { kubectl ${context:+--context "$context"} "$@"; }
 np() { k --namespace netplane-system "$@"; }
 
-# asking_pods: "namespace/name" of all pods that asked for networks and have not ended.
+# asking_pods: "namespace/name" of all pods that asked for networks and have not ended. Those that asked by NetworkAttachmentDefinitions
+# count where the agents serve these (the arguments of the agents are the first of this function); else they are Multus's.
 asking_pods() {
+	local asks='index . "netplane.io/networks"'
+	if [[ $1 == *--nad-plugin-types* ]]; then
+		asks="or (index . \"netplane.io/networks\") (index . \"k8s.v1.cni.cncf.io/networks\") (index . \"v1.multus-cni.io/default-network\")"
+	fi
 	# shellcheck disable=SC2016 # $p is the template's
-	k get pods --all-namespaces --output go-template='{{range .items}}{{$p := .}}{{with .metadata.annotations}}{{if index . "netplane.io/networks"}}{{if and (ne $p.status.phase "Succeeded") (ne $p.status.phase "Failed")}}{{$p.metadata.namespace}}/{{$p.metadata.name}}{{"\n"}}{{end}}{{end}}{{end}}{{end}}'
+	k get pods --all-namespaces --output go-template='{{range .items}}{{$p := .}}{{with .metadata.annotations}}{{if '"$asks"'}}{{if and (ne $p.status.phase "Succeeded") (ne $p.status.phase "Failed")}}{{$p.metadata.namespace}}/{{$p.metadata.name}}{{"\n"}}{{end}}{{end}}{{end}}{{end}}'
 }
 
 # stop_scheduler: a pod that is placed from now on would start without its networks.
@@ -52,7 +57,7 @@ remove() {
 	local args left
 	args="$(np get "$agents" --ignore-not-found --output jsonpath='{.spec.template.spec.containers[0].args}')"
 	[[ -z $args || $args == *'"--uninstall"'* ]] || die "run hack/uninstall.sh restore first"
-	left="$(asking_pods)"
+	left="$(asking_pods "$args")"
 	[[ -z $left ]] || die "pods with networks are left, and what they have on their nodes would stay there; delete them first:
 $left"
 	# While the controller and the agents run: they hold these objects until all that depends on them is gone.
@@ -60,7 +65,7 @@ $left"
 		k delete ipclaims,networks,physicalnetworks --all --timeout=180s >&2
 	fi
 	k delete --ignore-not-found --timeout=180s -k "$ROOT/manifests/base" >&2
-	say "netplane is gone; /opt/cni/bin/netplane, bridges named np-<nic> and tagged devices that it made (ip link show group 28272) stay on the nodes until somebody removes them"
+	say "netplane is gone; /opt/cni/bin/netplane stays on the nodes until somebody removes it"
 }
 
 need kubectl "it talks to the cluster"

@@ -75,6 +75,7 @@ type times struct {
 const (
 	wayNetplane  = "netplane"
 	wayFloor     = "floor"
+	wayEmpty     = "empty"
 	wayReference = "reference"
 )
 
@@ -86,7 +87,7 @@ func BenchmarkAttach(b *testing.B) {
 	makers := []struct {
 		name string
 		make func(*testing.B, shape) way
-	}{{wayNetplane, newNode(b).way}, {wayFloor, newFloor}, {wayReference, newReference}}
+	}{{wayNetplane, newNode(b).way}, {wayFloor, newFloor}, {wayEmpty, newEmpty}, {wayReference, newReference}}
 	results := map[cell]*times{}
 	for _, s := range shapes {
 		ways := map[string]way{}
@@ -135,7 +136,17 @@ func summarise(b *testing.B, results map[cell]*times) {
 	figure(b, "speedup/4if-v4", alone(wayReference, four), alone(wayNetplane, four))
 	figure(b, "speedup/4if-dual", alone(wayReference, dual), alone(wayNetplane, dual))
 	figure(b, "times-floor/4if-dual", alone(wayNetplane, dual), alone(wayFloor, dual))
+	figure(b, "start-times-floor/4if-dual", alone(wayEmpty, dual), alone(wayFloor, dual))
+	figure(b, "beyond-start-times-floor/4if-dual", less(alone(wayNetplane, dual), alone(wayEmpty, dual)), alone(wayFloor, dual))
 	figure(b, "throughput-16-over-4", results[cell{wayNetplane, dual, 16}].rates, results[cell{wayNetplane, dual, 4}].rates)
+}
+
+func less(from, what []float64) []float64 {
+	out := make([]float64, len(from))
+	for i := range from {
+		out[i] = from[i] - what[i]
+	}
+	return out
 }
 
 func figure(b *testing.B, name string, over, under []float64) {

@@ -7,6 +7,7 @@ package e2e
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -27,6 +28,8 @@ const (
 	benchPatience = 15 * time.Minute
 	// settled is how long after the end of the last pod nothing may be left.
 	settled = 2 * time.Minute
+	// counted is how long a Network's counters may tell of an earlier state.
+	counted = 35 * time.Second
 )
 
 // BenchmarkPods compares how long a Deployment takes to be ready with two
@@ -36,10 +39,11 @@ func BenchmarkPods(b *testing.B) {
 	newNetwork(b, benchNetwork, v1alpha1.NetworkSpec{PhysicalNet: physManagement, Plugin: v1alpha1.PluginMacvlan, Subnet: "10.60.0.0/16"})
 	awaitNetwork(b, benchNetwork, metav1.ConditionTrue, v1alpha1.ReasonReady)
 	ns := namespace(b)
+	time.Sleep(counted)
 	before := takeInventory(b, ns)
 	var ratios []float64
 	for round := range rounds {
-		took := map[string]time.Duration{}
+		took := map[string]course{}
 		order := []string{"", benchNetwork + "," + netData}
 		if round%2 == 1 { // neither is always the first
 			order[0], order[1] = order[1], order[0]
@@ -48,8 +52,9 @@ func BenchmarkPods(b *testing.B) {
 			took[networks] = deploy(b, ns, networks, int32(replicas))
 		}
 		with, without := took[benchNetwork+","+netData], took[""]
-		figures.Say(b, "pods: round %d: %d pods ready after %.1fs with networks, %.1fs without", round+1, replicas, with.Seconds(), without.Seconds())
-		ratios = append(ratios, with.Seconds()/without.Seconds())
+		figures.Say(b, "pods: round %d: %d pods ready after %.1fs with networks, %.1fs without", round+1, replicas, with.ready.Seconds(), without.ready.Seconds())
+		figures.Say(b, "pods: round %d: with networks %s; without %s", round+1, with.steps, without.steps)
+		ratios = append(ratios, with.ready.Seconds()/without.ready.Seconds())
 	}
 	time.Sleep(settled)
 	after := takeInventory(b, ns)
@@ -58,9 +63,42 @@ func BenchmarkPods(b *testing.B) {
 	figures.Figure(b, "pods", "left-over", float64(after.beyond(before)))
 }
 
-// deploy returns how long a Deployment took from its creation until all its
-// pods were ready. It is gone, with all pods, when deploy returns.
-func deploy(b *testing.B, ns, networks string, replicas int32) time.Duration {
+// course is how the start of a Deployment went: how long until all pods were
+// ready, and where the pods were meanwhile.
+type course struct {
+	ready time.Duration
+	steps string
+}
+
+// stepsOf says how long pods took, on average, from their creation to each of
+// the conditions that tell how far a pod is. Those have whole seconds, so that
+// only the average of many says something.
+func stepsOf(b *testing.B, ns string) string {
+	b.Helper()
+	var pods corev1.PodList
+	if err := env.client.List(b.Context(), &pods, client.InNamespace(ns)); err != nil {
+		b.Fatal(err)
+	}
+	var out []string
+	for _, step := range []corev1.PodConditionType{corev1.PodScheduled, corev1.PodReadyToStartContainers, corev1.PodReady} {
+		var sum time.Duration
+		count := 0
+		for i := range pods.Items {
+			for _, c := range pods.Items[i].Status.Conditions {
+				if c.Type == step && c.Status == corev1.ConditionTrue {
+					sum += c.LastTransitionTime.Sub(pods.Items[i].CreationTimestamp.Time)
+					count++
+				}
+			}
+		}
+		out = append(out, fmt.Sprintf("%s after %.1fs", step, sum.Seconds()/float64(max(count, 1))))
+	}
+	return strings.Join(out, ", ")
+}
+
+// deploy tells how the start of a Deployment went, from its creation on. It is
+// gone, with all pods, when deploy returns.
+func deploy(b *testing.B, ns, networks string, replicas int32) course {
 	b.Helper()
 	pod := newPod(ns, "bench", networks)
 	pod.Spec.TerminationGracePeriodSeconds = ptr.To[int64](0)
@@ -92,7 +130,8 @@ func deploy(b *testing.B, ns, networks string, replicas int32) time.Duration {
 		}
 		return nil
 	})
-	took := time.Since(started)
+	took := course{ready: time.Since(started)}
+	took.steps = stepsOf(b, ns)
 	if err := env.client.Delete(b.Context(), deployment, client.PropagationPolicy(metav1.DeletePropagationForeground)); err != nil {
 		b.Fatal(err)
 	}

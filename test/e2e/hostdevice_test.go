@@ -123,6 +123,7 @@ func TestPodsHaveWholeNICs(t *testing.T) {
 	}
 	for _, v6 := range []bool{false, true} {
 		enter(t, pods[0]).mustReach(t, addressIn(t, pods[1], netWhole, v6), webPort, pods[1].Name)
+		enter(t, pods[0]).mustPassWholeBy(t, "data", addressIn(t, pods[1], netWhole, v6), 1500)
 	}
 	third := createPod(t, newPod(ns, "third", netWhole+"@data"))
 	awaitPending(t, third, fmt.Sprintf("node(s) had no free NIC for network %q", netWhole))

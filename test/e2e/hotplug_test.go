@@ -14,6 +14,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/netplane/netplane/api/v1alpha1"
@@ -124,4 +125,44 @@ func TestInterfacesOfARunningPodFollowItsAnnotation(t *testing.T) {
 	}
 	awaitInterfaces(t, late, 40*time.Second, "eth0", "eth1", "eth2")
 	enter(t, late).mustReach(t, addressIn(t, peer, network.Name, false), webPort, "peer")
+}
+
+// An interface that joins a running pod brings the pod into its network's slices
+// of a Service, and takes it out when it goes.
+func TestHotPluggedAddressesFollowIntoSlices(t *testing.T) {
+	ns := namespace(t)
+	const name = "plug"
+	if err := env.client.Create(t.Context(), newService(ns, name)); err != nil {
+		t.Fatal(err)
+	}
+	pod := run(t, newPod(ns, name, "management@eth1", on(env.node("worker3")), labelled("app", name)))
+	inSlices := func(networks ...string) {
+		t.Helper()
+		eventually(t, 20*time.Second, fmt.Sprintf("the pod to be in slices of %v alone", networks), func() error {
+			got, err := readyByGroup(t, ns, name)
+			if err != nil {
+				return err
+			}
+			for _, g := range allGroups {
+				var want []string
+				if slices.Contains(networks, g.network) {
+					want = []string{addressIn(t, pod, g.network, g.family == discoveryv1.AddressTypeIPv6)}
+				}
+				if !slices.Equal(got[g], want) {
+					return fmt.Errorf("%s %s has %v, want %v", g.network, g.family, got[g], want)
+				}
+			}
+			return nil
+		})
+	}
+	inSlices(netManagement)
+	change(t, pod, "management@eth1,data@eth2")
+	awaitInterfaces(t, pod, 20*time.Second, "eth0", "eth1", "eth2")
+	inSlices(netManagement, netData)
+	change(t, pod, "data@eth2")
+	awaitInterfaces(t, pod, 20*time.Second, "eth0", "eth2")
+	inSlices(netData)
+	change(t, pod, "management@eth1")
+	awaitInterfaces(t, pod, 20*time.Second, "eth0", "eth1")
+	inSlices(netManagement)
 }

@@ -199,23 +199,25 @@ func agentPod(ctx context.Context, node string) (*corev1.Pod, error) {
 	return nil, nil
 }
 
+// changeAgents edits the DaemonSet of the agents.
+func changeAgents(ctx context.Context, t *testing.T, edit func(*appsv1.DaemonSetSpec)) {
+	t.Helper()
+	eventually(t, 10*time.Second, "changing the DaemonSet", func() error {
+		var ds appsv1.DaemonSet
+		if err := env.client.Get(ctx, client.ObjectKey{Namespace: v1alpha1.SystemNamespace, Name: v1alpha1.AgentAppLabel}, &ds); err != nil {
+			return err
+		}
+		edit(&ds.Spec)
+		return env.client.Update(ctx, &ds)
+	})
+}
+
 // stopAgent removes the agent from one node, and leaves all others alone. The
 // function that it returns brings it back; the end of the test does so too.
 func stopAgent(t *testing.T, node string) (start func()) {
 	t.Helper()
-	key := client.ObjectKey{Namespace: v1alpha1.SystemNamespace, Name: v1alpha1.AgentAppLabel}
 	var before appsv1.DaemonSetSpec
-	change := func(ctx context.Context, edit func(*appsv1.DaemonSetSpec)) {
-		eventually(t, 10*time.Second, "changing the DaemonSet", func() error {
-			var ds appsv1.DaemonSet
-			if err := env.client.Get(ctx, key, &ds); err != nil {
-				return err
-			}
-			edit(&ds.Spec)
-			return env.client.Update(ctx, &ds)
-		})
-	}
-	change(t.Context(), func(spec *appsv1.DaemonSetSpec) {
+	changeAgents(t.Context(), t, func(spec *appsv1.DaemonSetSpec) {
 		before = *spec.DeepCopy()
 		// OnDelete, or every other agent would be restarted too.
 		spec.UpdateStrategy = appsv1.DaemonSetUpdateStrategy{Type: appsv1.OnDeleteDaemonSetStrategyType}
@@ -232,7 +234,7 @@ func stopAgent(t *testing.T, node string) (start func()) {
 		}
 		started = true
 		ctx := context.WithoutCancel(t.Context())
-		change(ctx, func(spec *appsv1.DaemonSetSpec) {
+		changeAgents(ctx, t, func(spec *appsv1.DaemonSetSpec) {
 			spec.UpdateStrategy, spec.Template = before.UpdateStrategy, before.Template
 		})
 		awaitAgent(t, node)

@@ -6,9 +6,12 @@
 package e2e
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
 	"net/netip"
 	"os/exec"
 	"slices"
@@ -172,7 +175,8 @@ func TestHostPortBesideNetworks(t *testing.T) {
 }
 
 // TestPodOnMacvlanIsAFullPod is the third part of promise e: kubelet's probes,
-// ClusterIPs, DNS, logs and exec work on a pod whose eth0 is a macvlan.
+// ClusterIPs, DNS, logs, exec and port-forward work on a pod whose eth0 is a
+// macvlan.
 func TestPodOnMacvlanIsAFullPod(t *testing.T) {
 	ns := namespace(t)
 	for _, suffix := range []string{"worker", "worker2"} {
@@ -207,6 +211,7 @@ func TestPodOnMacvlanIsAFullPod(t *testing.T) {
 	if out, err := execInPod(t.Context(), pod, "cat", "/tmp/www/index.html"); err != nil || strings.TrimSpace(out) != "macvlan" {
 		t.Errorf("exec: %q (%v), want macvlan", out, err)
 	}
+	t.Run("port-forward", func(t *testing.T) { mustForward(t, pod, webPort, "macvlan") })
 	if err := env.client.Get(t.Context(), client.ObjectKeyFromObject(pod), pod); err != nil {
 		t.Fatal(err)
 	}
@@ -228,6 +233,39 @@ func (b box) mustAnswer(t *testing.T, host string, port int, oneOf ...string) {
 		}
 		return err
 	})
+}
+
+// mustForward fetches a page from a pod by kubectl port-forward.
+func mustForward(t *testing.T, pod *corev1.Pod, port int, want string) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	forward := exec.CommandContext(ctx, "kubectl", "--context", "kind-"+env.name, "--namespace", pod.Namespace, "port-forward", "pod/"+pod.Name, fmt.Sprintf(":%d", port)) // #nosec G204 -- the tests' own command
+	stdout, err := forward.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := forward.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { cancel(); _ = forward.Wait() }()
+	line, err := bufio.NewReader(stdout).ReadString('\n') // Forwarding from 127.0.0.1:40000 -> 8080
+	fields := strings.Fields(line)
+	if err != nil || len(fields) < 3 {
+		t.Fatalf("kubectl port-forward says %q (%v)", line, err)
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+fields[2]+"/", http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer, err := http.DefaultClient.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = answer.Body.Close() }()
+	if got, err := io.ReadAll(answer.Body); err != nil || strings.TrimSpace(string(got)) != want {
+		t.Errorf("it answers %q (%v), want %q", got, err, want)
+	}
 }
 
 // execInPod runs a command through the API server and kubelet.

@@ -9,12 +9,16 @@ import (
 	"context"
 	"fmt"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/netplane/netplane/api/v1alpha1"
 )
 
 const ourConf = "00-netplane.conflist"
@@ -36,6 +40,32 @@ func uninstall(t *testing.T, step string) (string, error) {
 	t.Helper()
 	out, err := exec.CommandContext(t.Context(), "../../hack/uninstall.sh", step, "kind-"+env.name).CombinedOutput() // #nosec G204 -- a script of this repository
 	return string(out), err
+}
+
+// killedRestore runs the script's first step, and kills it when it has told the
+// agents but not waited for them.
+func killedRestore(t *testing.T) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	script := exec.CommandContext(ctx, "../../hack/uninstall.sh", "restore", "kind-"+env.name) // #nosec G204 -- a script of this repository
+	if err := script.Start(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 90*time.Second, "the agents to be told", func() error {
+		var agents appsv1.DaemonSet
+		if err := env.client.Get(t.Context(), client.ObjectKey{Namespace: v1alpha1.SystemNamespace, Name: v1alpha1.AgentAppLabel}, &agents); err != nil {
+			return err
+		}
+		if args := agents.Spec.Template.Spec.Containers[0].Args; !slices.Contains(args, "--uninstall") {
+			return fmt.Errorf("they run with %v", args)
+		}
+		return nil
+	})
+	cancel()
+	if err := script.Wait(); err == nil {
+		t.Error("the script ended before it could be killed")
+	}
 }
 
 // reinstall applies the base again, and waits until all runs as before.
@@ -69,6 +99,7 @@ func TestUninstallCutsNoPodOff(t *testing.T) {
 		t.Fatalf("nodes with our configuration: %v, want all", got)
 	}
 	t.Cleanup(func() { reinstall(t) })
+	killedRestore(t)
 	if out, err := uninstall(t, "restore"); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}

@@ -47,6 +47,7 @@ type agent struct {
 	line    *line
 	addrs   *ipam.Manager
 	client  client.Client
+	caches  cache.Cache
 	dead    atomic.Bool
 	serving chan struct{} // closed when CNI requests are served
 	cancel  context.CancelFunc
@@ -60,6 +61,7 @@ type agent struct {
 func (n *node) startAgent() (*agent, error) {
 	w := n.world
 	a := &agent{node: n, line: newLine(w.outage, w.frozen), serving: make(chan struct{}), born: time.Now()}
+	a.line.blocks, a.line.die = n.blocks, a.die
 	own := fields.OneTermEqualSelector(metav1.ObjectNameField, n.name)
 	mgr, err := w.newProcess("agent "+n.name, a.line, map[client.Object]cache.ByObject{
 		&corev1.Node{}:          {Field: own},
@@ -70,14 +72,14 @@ func (n *node) startAgent() (*agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	a.client = mgr.GetClient()
+	a.client, a.caches = mgr.GetClient(), mgr.GetCache()
 	a.addrs = ipam.New(ipam.Config{JournalPath: n.journal, Wait: reserveWait, Logger: w.log.logger("manager " + n.name)})
 	claimer := ipam.NewClaimer(
 		ipam.ClaimerConfig{
 			NodeName: n.name, VersionFile: n.journal + ".version", IdleGrace: idleGrace, ScarceGrace: scarceGrace,
 			UnusedGrace: unusedGrace, DrainGrace: drainGrace, RollbackPause: w.rollbackPause(), ProbeEvery: probeEvery,
 		},
-		ipam.ClaimerDeps{Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Manager: a.addrs})
+		ipam.ClaimerDeps{Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Manager: a.addrs, Logger: w.log.logger("history " + n.name)})
 	if err := claimer.SetupWithManager(mgr); err != nil {
 		return nil, err
 	}
@@ -111,6 +113,11 @@ func (a *agent) serve(caches cache.Cache) {
 		}
 		return
 	}
+	var published v1alpha1.NodeNetwork
+	if err := a.client.Get(a.ctx, client.ObjectKey{Name: a.node.name}, &published); client.IgnoreNotFound(err) != nil {
+		return // of a dead agent
+	}
+	a.addrs.Recall(published.Status.Conflicts)
 	a.node.replaySandboxes(a)
 	if a.dead.Load() {
 		return

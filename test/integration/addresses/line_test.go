@@ -60,7 +60,9 @@ type line struct {
 	frozen *gate         // shared by all: shut while whoever calls waits
 	events *gate         // shut while watch events are held back
 	parted *gate         // shut while nothing gets through, or back
+	blocks *gate         // shut while nothing about IPBlocks gets through
 	dead   chan struct{} // closed when the process is dead
+	die    func()        // ends the process
 
 	mu       sync.Mutex
 	replies  int // so many replies to writes of blocks get lost
@@ -70,7 +72,7 @@ type line struct {
 }
 
 func newLine(outage, frozen *gate) *line {
-	return &line{outage: outage, frozen: frozen, events: newGate(), parted: newGate(), dead: make(chan struct{}), bodies: map[*watchBody]bool{}}
+	return &line{outage: outage, frozen: frozen, events: newGate(), parted: newGate(), blocks: newGate(), dead: make(chan struct{}), bodies: map[*watchBody]bool{}}
 }
 
 // lose arms the loss of replies, or of requests.
@@ -126,8 +128,12 @@ func (l *line) fate(write, create bool) (loseRequest, loseReply bool, crash func
 }
 
 // pass waits as long as nothing gets through: packets are lost, nobody refuses.
-func (l *line) pass(ctx context.Context) error {
-	for _, g := range []*gate{l.frozen, l.parted} {
+func (l *line) pass(ctx context.Context, path string) error {
+	gates := []*gate{l.frozen, l.parted}
+	if strings.Contains(path, "/ipblocks") {
+		gates = append(gates, l.blocks)
+	}
+	for _, g := range gates {
 		select {
 		case <-g.open():
 		case <-ctx.Done():
@@ -161,7 +167,7 @@ type tripper struct {
 // RoundTrip does the call, or not, and answers, or not.
 func (t *tripper) RoundTrip(request *http.Request) (*http.Response, error) {
 	l := t.line
-	if err := l.pass(request.Context()); err != nil {
+	if err := l.pass(request.Context(), request.URL.Path); err != nil {
 		return nil, err
 	}
 	write := request.Method != http.MethodGet && strings.Contains(request.URL.Path, "/ipblocks")

@@ -58,6 +58,7 @@ type node struct {
 	slots   [slotsPerNode]*sandboxed
 	stray   []string // containers of pods that were deleted by force
 	serial  int
+	blocks  *gate        // its agents' lines', see rollback
 	synced  atomic.Int64 // how often the API server had been set back when it compared its pods
 
 	mu      sync.Mutex

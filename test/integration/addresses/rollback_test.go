@@ -19,14 +19,17 @@ import (
 const (
 	// lateReturn spreads the moments at which agents reach a restored API server.
 	lateReturn = time.Second
+	// startTime is what it takes most agents to be started again, and to list.
+	startTime = time.Second
 	// backupAge is in revisions.
 	backupAge = 5000
 	// leastAge is what agents live before they crash: long enough to note down
 	// which version they saw, which takes them a second.
 	leastAge = 1500 * time.Millisecond
 	// rollbackPause is the agents' after a rollback: long enough for what takes
-	// its own time in it, such as their caches' return.
-	rollbackPause = 8 * time.Second
+	// its own time in it and is not shrunk: that agents begin anew and fill their
+	// caches, fifty of them on a machine that is busy.
+	rollbackPause = 20 * time.Second
 	// falseAlarm is the pause where there is no rollback to be noticed.
 	falseAlarm = time.Second
 )
@@ -53,6 +56,7 @@ func (w *world) backup() {
 // From here on every machine runs pods that the API lacks, or lacks such as it
 // has, until its kubelet has compared.
 func (w *world) rollback() {
+	release := w.startAmid()
 	w.rewinds.Add(1)
 	w.frozen.set(true)
 	for _, l := range w.lines() {
@@ -73,6 +77,26 @@ func (w *world) rollback() {
 		}
 	}
 	w.frozen.set(false)
+	release()
+}
+
+// startAmid has some agents begin anew while the API server is set back: they
+// list IPBlocks only when release was called, and the other kinds before.
+func (w *world) startAmid() (release func()) {
+	for i, n := range w.nodes {
+		n.blocks.set((w.plan.seed>>(i%13))%5 == 0)
+	}
+	for _, l := range w.lines() {
+		if l.blocks.isShut() {
+			l.die()
+		}
+	}
+	time.Sleep(startTime)
+	return func() {
+		for _, n := range w.nodes {
+			n.blocks.set(false)
+		}
+	}
 }
 
 // mature waits, where there is a rollback, until the agent may crash.

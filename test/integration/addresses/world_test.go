@@ -163,7 +163,7 @@ func (w *world) start() {
 		name := fmt.Sprintf("%s-n%02d", w.name, i)
 		n := &node{
 			world: w, name: name, journal: filepath.Join(w.dir, name, "addresses.journal"),
-			records: map[string]attachState{}, spool: map[string]bool{},
+			blocks: newGate(), records: map[string]attachState{}, spool: map[string]bool{},
 		}
 		w.nodes, w.byName[name] = append(w.nodes, n), n
 	}

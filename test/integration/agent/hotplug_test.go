@@ -77,8 +77,8 @@ func testHotPlug(w *world) {
 	w.awaitEvent(pod, v1alpha1.EventHotPlugged, `added eth2 on network "data"`)
 
 	w.ask(pod, eth0+",late@eth2")
-	w.awaitEvent(pod, v1alpha1.EventHotPlugRefused, `interface eth2 on network "late" is not added yet: network "late" does not exist`)
-	w.awaitLinks(pod, "", "management=1")
+	w.awaitEvent(pod, v1alpha1.EventHotPlugRefused, `interface eth2 is not changed yet: network "late" does not exist`)
+	w.awaitLinks(pod, "eth2 veth 10.20.", "data=1,management=1") // what it has stays until then
 	w.network("late", v1alpha1.NetworkSpec{PhysicalNet: "phy-net0", Plugin: v1alpha1.PluginMacvlan, Subnet: "10.30.0.0/16"})
 	w.awaitLinks(pod, "eth2 macvlan 10.30.", "late=1,management=1")
 

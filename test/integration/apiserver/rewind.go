@@ -44,7 +44,7 @@ func MainWithServer(m *testing.M, ready func(*Server), options ...Option) int {
 	})
 }
 
-func launchServer(options []Option) (s *Server, err error) {
+func launchServer(options []Option) (_ *Server, err error) {
 	env, err := environment(options)
 	if err != nil {
 		return nil, err
@@ -53,7 +53,7 @@ func launchServer(options []Option) (s *Server, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("making the API server's folder: %w", err)
 	}
-	s = &Server{env: env, dir: dir}
+	s := &Server{env: env, dir: dir}
 	started := false
 	defer func() {
 		if !started {

@@ -51,14 +51,32 @@ func TestNetworkCreate(t *testing.T) {
 			s.ExcludeRanges = []v1alpha1.IPRange{"10.10.0.0/28", "10.10.1.1", "10.10.255.250-10.10.255.255", "fd00:10:10::1-fd00:10:10::9"}
 			s.MTU = 1500
 			s.Sysctls = []v1alpha1.Sysctl{{Name: "net.ipv4.conf.IFNAME.rp_filter", Value: "2"}, {Name: "net.ipv6.neigh.IFNAME.base_reachable_time_ms", Value: "60000"}}
+			s.AllowedSysctls = []v1alpha1.SysctlName{"net.ipv4.conf.IFNAME.proxy_arp", "net.ipv6.neigh.IFNAME.mcast_solicit"}
 			s.DNS = &v1alpha1.DNS{Nameservers: []v1alpha1.IP{"10.10.0.53"}, Search: []string{"example.org"}}
 			s.Reachability = v1alpha1.ReachabilityRouted
 			s.ConflictDetection = v1alpha1.ConflictDetectionProbe
 			s.NamespaceSelector = &metav1.LabelSelector{MatchLabels: map[string]string{"tenant": "a"}}
 		}, ""},
+		{"ClusterIPs in the pods", func(s *v1alpha1.NetworkSpec) { s.ServiceProxy = v1alpha1.ServiceProxyInPod }, ""},
+		{"ClusterIPs in the pods of an isolated network", func(s *v1alpha1.NetworkSpec) {
+			s.ServiceProxy, s.Reachability = v1alpha1.ServiceProxyInPod, v1alpha1.ReachabilityIsolated
+		}, ""},
+		{"ClusterIPs not in the pods of a routed network", func(s *v1alpha1.NetworkSpec) {
+			s.ServiceProxy, s.Reachability = v1alpha1.ServiceProxyNone, v1alpha1.ReachabilityRouted
+		}, ""},
+		{"ClusterIPs in the pods of a routed network", func(s *v1alpha1.NetworkSpec) {
+			s.ServiceProxy, s.Reachability = v1alpha1.ServiceProxyInPod, v1alpha1.ReachabilityRouted
+		}, "serviceProxy InPod is for Isolated networks"},
+		{"ClusterIPs somewhere else", func(s *v1alpha1.NetworkSpec) { s.ServiceProxy = "Node" }, "spec.serviceProxy"},
 		{"a sysctl of all interfaces", func(s *v1alpha1.NetworkSpec) {
 			s.Sysctls = []v1alpha1.Sysctl{{Name: "net.ipv4.conf.all.rp_filter", Value: "0"}}
 		}, "spec.sysctls[0].name"},
+		{"leave for a sysctl of all interfaces", func(s *v1alpha1.NetworkSpec) {
+			s.AllowedSysctls = []v1alpha1.SysctlName{"net.ipv4.conf.all.rp_filter"}
+		}, "spec.allowedSysctls[0]"},
+		{"leave for a sysctl of the namespace", func(s *v1alpha1.NetworkSpec) {
+			s.AllowedSysctls = []v1alpha1.SysctlName{"net.ipv4.ip_forward"}
+		}, "spec.allowedSysctls[0]"},
 		{"a sysctl of the namespace", func(s *v1alpha1.NetworkSpec) {
 			s.Sysctls = []v1alpha1.Sysctl{{Name: "net.ipv4.ip_forward", Value: "1"}}
 		}, "spec.sysctls[0].name"},
@@ -171,7 +189,7 @@ func TestNetworkUpdate(t *testing.T) {
 		{"grown", everything, func(s *v1alpha1.NetworkSpec) {
 			everything(s)
 			s.AdditionalSubnets = append(s.AdditionalSubnets, "10.13.0.0/16")
-			s.MTU, s.Gateway = 1400, "10.10.0.1"
+			s.MTU, s.Gateway, s.ServiceProxy = 1400, "10.10.0.1", v1alpha1.ServiceProxyInPod
 		}, ""},
 		{"other physical network", nil, func(s *v1alpha1.NetworkSpec) { s.PhysicalNet = "phy-net1" }, "physicalNet is immutable: make a new Network"},
 		{"other plugin", nil, func(s *v1alpha1.NetworkSpec) { s.Plugin = "bridge" }, "plugin is immutable: make a new Network"},

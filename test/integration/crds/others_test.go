@@ -206,3 +206,20 @@ func TestPhysicalNetworkCreate(t *testing.T) {
 func TestNodeNetworkTakesTheNamesOfNodes(t *testing.T) {
 	tryCreate(t, &v1alpha1.NodeNetwork{ObjectMeta: metav1.ObjectMeta{Name: "ip-10-0-0-1.eu.example.org"}}, "")
 }
+
+// TestHeldAddressesNameFixedOnes: the address is that of an IPClaim.
+func TestHeldAddressesNameFixedOnes(t *testing.T) {
+	node := &v1alpha1.NodeNetwork{ObjectMeta: metav1.ObjectMeta{Name: "holds"}}
+	if err := env.client.Create(t.Context(), node); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { remove(t, node) })
+	for address, want := range map[string]string{
+		"10.20.254.7": "", "fd00:10:20::7": "", "": "",
+		label(40): "status.held[0].address: Too long",
+	} {
+		held := node.DeepCopy()
+		held.Status.Held = []v1alpha1.HeldAddresses{{Network: "data", Count: 1, PodUID: "u", Fixed: true, Address: address}}
+		check(t, env.client.Status().Patch(t.Context(), held, client.MergeFrom(node)), want)
+	}
+}

@@ -67,7 +67,7 @@ func newWorld(t *testing.T) *world {
 func (w *world) grantRights(t *testing.T) {
 	t.Helper()
 	w.create(t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: v1alpha1.SystemNamespace}})
-	if err := apiserver.Apply(t.Context(), w, apiserver.Manifests+"/controller/rbac.yaml"); err != nil {
+	if err := apiserver.Apply(t.Context(), w, apiserver.Manifests+"/controller/rbac.yaml", apiserver.Manifests+"/policies/child-services.yaml"); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -75,11 +75,16 @@ func (w *world) grantRights(t *testing.T) {
 // run starts the controller; stop ends it and waits.
 func (w *world) run(t *testing.T) (stop func()) {
 	t.Helper()
+	return w.runWith(t, endpointslice.Options{})
+}
+
+func (w *world) runWith(t *testing.T, options endpointslice.Options, manage ...func(*ctrl.Options)) (stop func()) {
+	t.Helper()
 	ctrl.SetLogger(klog.Background())
 	restricted := rest.CopyConfig(w.config)
 	restricted.Impersonate.UserName = "system:serviceaccount:netplane-system:netplane-controller"
 	ours := labels.SelectorFromSet(labels.Set{discoveryv1.LabelManagedBy: v1alpha1.EndpointSliceManagedBy})
-	mgr, err := ctrl.NewManager(restricted, ctrl.Options{
+	managed := ctrl.Options{
 		Scheme:  w.Scheme(),
 		Logger:  klog.Background(),
 		Metrics: metricsserver.Options{BindAddress: "0"},
@@ -89,11 +94,15 @@ func (w *world) run(t *testing.T) (stop func()) {
 		},
 		// Tests run one manager after the other in one process.
 		Controller: config.Controller{SkipNameValidation: ptr.To(true)},
-	})
+	}
+	for _, set := range manage {
+		set(&managed)
+	}
+	mgr, err := ctrl.NewManager(restricted, managed)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := endpointslice.Setup(mgr, endpointslice.Options{}); err != nil {
+	if err := endpointslice.Setup(mgr, options); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -211,12 +220,24 @@ func service(namespace, annotation string) *corev1.Service {
 // and the given attachments.
 func (w *world) pod(t *testing.T, namespace, name, node string, attachments ...podnetworks.Attachment) *corev1.Pod {
 	t.Helper()
+	pod := w.podNamed(t, namespace, name, "", node)
+	w.attach(t, pod, attachments...)
+	return pod
+}
+
+// podNamed makes a running, ready pod without attachments. With a subdomain it
+// has its name as host name, as a StatefulSet's pods have.
+func (w *world) podNamed(t *testing.T, namespace, name, subdomain, node string) *corev1.Pod {
+	t.Helper()
 	pod := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{
 			Name: name, Namespace: namespace, Labels: map[string]string{"app": "web"},
 			Annotations: map[string]string{v1alpha1.AnnotationNetworks: "management@eth1,data@eth2"},
 		},
-		Spec: corev1.PodSpec{NodeName: node, Containers: []corev1.Container{{Name: "web", Image: "web"}}},
+		Spec: corev1.PodSpec{NodeName: node, Subdomain: subdomain, Containers: []corev1.Container{{Name: "web", Image: "web"}}},
+	}
+	if subdomain != "" {
+		pod.Spec.Hostname = name
 	}
 	w.create(t, pod)
 	change(t, w, pod, true, func(p *corev1.Pod) {
@@ -225,7 +246,6 @@ func (w *world) pod(t *testing.T, namespace, name, node string, attachments ...p
 		p.Status.PodIPs = []corev1.PodIP{{IP: "10.244.1.5"}, {IP: "fd00:244::5"}}
 		setReady(p, true)
 	})
-	w.attach(t, pod, attachments...)
 	return pod
 }
 
@@ -254,17 +274,21 @@ func setReady(pod *corev1.Pod, ready bool) {
 	pod.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: status}}
 }
 
-// slicesOf lists the Service's slices, whoever made them.
+// slicesOf lists the slices of the Service web, whoever made them.
 func (w *world) slicesOf(ctx context.Context, namespace string) ([]discoveryv1.EndpointSlice, error) {
+	return w.slicesNamed(ctx, namespace, "web")
+}
+
+func (w *world) slicesNamed(ctx context.Context, namespace, service string) ([]discoveryv1.EndpointSlice, error) {
 	var list discoveryv1.EndpointSliceList
-	err := w.List(ctx, &list, client.InNamespace(namespace), client.MatchingLabels{discoveryv1.LabelServiceName: "web"})
+	err := w.List(ctx, &list, client.InNamespace(namespace), client.MatchingLabels{discoveryv1.LabelServiceName: service})
 	return list.Items, err
 }
 
 // endpoints are a Service's endpoints as lines "network family: pod address
 // state", sorted; a slice without endpoints is "network family: -".
-func (w *world) endpoints(ctx context.Context, namespace string) []string {
-	items, err := w.slicesOf(ctx, namespace)
+func (w *world) endpoints(ctx context.Context, namespace, service string) []string {
+	items, err := w.slicesNamed(ctx, namespace, service)
 	if err != nil {
 		return []string{err.Error()}
 	}
@@ -295,29 +319,40 @@ func state(c discoveryv1.EndpointConditions) string {
 	}
 }
 
-// wantEndpoints waits until the Service's endpoints are these.
+// wantEndpoints waits until the endpoints of the Service web are these.
 func (w *world) wantEndpoints(t *testing.T, namespace string, want ...string) {
 	t.Helper()
-	eventually(t, timeout, func() string { return cmp.Diff(want, w.endpoints(t.Context(), namespace)) })
+	w.wantEndpointsOf(t, namespace, "web", want...)
 }
 
-// condition is our condition of the Service as "status reason: message".
-func (w *world) condition(ctx context.Context, namespace string) string {
+func (w *world) wantEndpointsOf(t *testing.T, namespace, service string, want ...string) {
+	t.Helper()
+	eventually(t, timeout, func() string { return cmp.Diff(want, w.endpoints(t.Context(), namespace, service)) })
+}
+
+// condition is a condition of a Service as "status reason: message".
+func (w *world) condition(ctx context.Context, namespace, service, of string) string {
 	var svc corev1.Service
-	if err := w.Get(ctx, client.ObjectKey{Namespace: namespace, Name: "web"}, &svc); err != nil {
+	if err := w.Get(ctx, client.ObjectKey{Namespace: namespace, Name: service}, &svc); err != nil {
 		return err.Error()
 	}
 	for _, c := range svc.Status.Conditions {
-		if c.Type == v1alpha1.ConditionEndpointsByNetwork {
+		if c.Type == of {
 			return fmt.Sprintf("%s %s: %s", c.Status, c.Reason, c.Message)
 		}
 	}
 	return ""
 }
 
+// wantCondition waits for the condition of the Service web about its endpoints.
 func (w *world) wantCondition(t *testing.T, namespace, want string) {
 	t.Helper()
-	eventually(t, timeout, func() string { return cmp.Diff(want, w.condition(t.Context(), namespace)) })
+	w.wantConditionOf(t, namespace, "web", v1alpha1.ConditionEndpointsByNetwork, want)
+}
+
+func (w *world) wantConditionOf(t *testing.T, namespace, service, of, want string) {
+	t.Helper()
+	eventually(t, timeout, func() string { return cmp.Diff(want, w.condition(t.Context(), namespace, service, of)) })
 }
 
 // wantEvent waits for a warning about the object.

@@ -247,10 +247,10 @@ func (a *agent) start() {
 
 func (a *agent) versionFile() string { return filepath.Join(a.dir, "apiserver.json") }
 
-// remember has the next agent believe that it saw this version.
+// remember has the next agent believe that IPBlocks had come to this version.
 func (a *agent) remember(version string) {
 	a.w.t.Helper()
-	a.w.must(os.WriteFile(a.versionFile(), fmt.Appendf(nil, `{"resourceVersion":%q}`, version), 0o600))
+	a.w.must(os.WriteFile(a.versionFile(), fmt.Appendf(nil, `{"resourceVersions":{"IPBlock":%q}}`, version), 0o600))
 }
 
 // pauseAssertions holds the agent's writes up while do runs.

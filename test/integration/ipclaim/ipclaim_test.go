@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"slices"
 	"testing"
@@ -19,6 +20,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
+	"github.com/netplane/netplane/api/addressing"
 	"github.com/netplane/netplane/api/v1alpha1"
 )
 
@@ -46,6 +48,7 @@ func TestFixedAddresses(t *testing.T) {
 		{"a pod of a StatefulSet keeps its address on another node", testSticky},
 		{"a pod that vanished from a silent node keeps its address", testSilentNode},
 		{"an address that the agent holds is not handed on", testHeldByAgent},
+		{"an address that another node holds for a forgotten pod is not handed out", testForgotten},
 		{"a pod that vanished before it was bound keeps nothing", testNeverBound},
 		{"of two pods that name one address the second is told", testNamedTwice},
 		{"the pods of a virtual machine have the address in turn", testReference},
@@ -136,6 +139,26 @@ func testHeldByAgent(w *world, _ *line) {
 	w.stays(claim, first, 2*grace)
 	w.holds("held", "held")
 	w.awaitHeld("held", second, "")
+}
+
+// testForgotten: after a restore the API has neither the claim nor the pod that
+// has the address on a node.
+func testForgotten(w *world, _ *line) {
+	w.addNetwork("forgotten")
+	w.addNode("forgotten")
+	w.holdsAddress("forgotten", "forgotten", "10.10.254.9", "uid-of-a-forgotten-pod")
+	pod := w.addPod("forgotten-0", named("forgotten", "10.10.254.9"))
+	claim := w.awaitSays(addressing.ClaimName("forgotten", netip.MustParseAddr("10.10.254.9")), v1alpha1.ReasonFormerPodRemains, "node forgotten has not given back the address")
+	w.stays(claim, &corev1.Pod{}, 2*grace)
+	w.holds("forgotten", "forgotten")
+	w.awaitHeld("forgotten", pod, "")
+	// The same where the claim names a pod: its own node is asked, and others are.
+	w.end(pod)
+	w.holdsAddress("forgotten", "forgotten", "10.10.254.9", "uid-of-another")
+	next := w.addPod("forgotten-0", named("forgotten", "10.10.254.9"))
+	w.awaitSays(claim.Name, v1alpha1.ReasonFormerPodRemains, "node forgotten has not given back the address")
+	w.holds("forgotten", "forgotten")
+	w.awaitHeld("forgotten", next, "")
 }
 
 func testNeverBound(w *world, _ *line) {

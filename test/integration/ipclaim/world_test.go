@@ -114,6 +114,10 @@ func (w *world) install() {
 // line is the controller's connection: it counts the writes of claims, and may
 // break after one of them, whose reply is lost then.
 type line struct {
+	// underway is read-locked while a write is: the API server shows it before its
+	// answer is here.
+	underway sync.RWMutex
+
 	inner http.RoundTripper
 
 	mu          sync.Mutex
@@ -131,6 +135,10 @@ func (l *line) RoundTrip(request *http.Request) (*http.Response, error) {
 	l.mu.Unlock()
 	if broken {
 		return nil, errBroken
+	}
+	if request.Method != http.MethodGet {
+		l.underway.RLock()
+		defer l.underway.RUnlock()
 	}
 	response, err := l.inner.RoundTrip(request)
 	if err != nil {
@@ -159,6 +167,8 @@ func (l *line) RoundTrip(request *http.Request) (*http.Response, error) {
 
 // takeWrites returns what was written since it was last called.
 func (l *line) takeWrites() string {
+	l.underway.Lock()
+	defer l.underway.Unlock()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	out := strings.Join(l.writes, ", ")
@@ -252,6 +262,13 @@ func (w *world) holds(node, network string, pods ...*corev1.Pod) {
 		held = append(held, fmt.Sprintf(`{"network":%q,"count":1,"podUID":%q,"fixed":true}`, network, pod.UID))
 	}
 	w.patchStatus(&v1alpha1.NodeNetwork{ObjectMeta: metav1.ObjectMeta{Name: node}}, `{"status":{"held":[%s]}}`, strings.Join(held, ","))
+}
+
+// holdsAddress sets that a node's agent holds an address for a pod that is gone.
+func (w *world) holdsAddress(node, network, address, pod string) {
+	w.t.Helper()
+	w.patchStatus(&v1alpha1.NodeNetwork{ObjectMeta: metav1.ObjectMeta{Name: node}},
+		`{"status":{"held":[{"network":%q,"count":1,"podUID":%q,"fixed":true,"address":%q}]}}`, network, pod, address)
 }
 
 // addNetwork makes a Network that is Ready; last is the static range's length.

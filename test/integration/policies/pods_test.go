@@ -38,7 +38,8 @@ func TestPodThatAsksForNetworksIsCreated(t *testing.T) {
 		{"host network", askingPod("p", func(p *corev1.Pod) { placedPod(p); p.Spec.HostNetwork = true }),
 			"pod default/p: annotation netplane.io/networks asks for networks, but with spec.hostNetwork the pod has no interfaces of its own"},
 		{"name made by the server", askingPod("", func(p *corev1.Pod) { p.GenerateName = "gen-" }), "pod default/gen-"},
-		{"empty annotation", newPod("p", func(p *corev1.Pod) { p.Annotations[v1alpha1.AnnotationNetworks] = "" }), "set it to netplane-scheduler"},
+		{"blank annotation, which asks for nothing", newPod("p", func(p *corev1.Pod) { p.Annotations[v1alpha1.AnnotationNetworks] = " \n" }), ""},
+		{"empty list", newPod("p", func(p *corev1.Pod) { p.Annotations[v1alpha1.AnnotationNetworks] = "[]" }), "set it to netplane-scheduler"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -25,8 +25,9 @@ import (
 )
 
 const (
-	agentUser = "system:serviceaccount:netplane-system:netplane-agent"
-	nodeClaim = "authentication.kubernetes.io/node-name"
+	agentUser      = "system:serviceaccount:netplane-system:netplane-agent"
+	controllerUser = "system:serviceaccount:netplane-system:netplane-controller"
+	nodeClaim      = "authentication.kubernetes.io/node-name"
 )
 
 // environment is shared by the tests of this package: one API server with
@@ -85,6 +86,10 @@ func (e *environment) awaitPolicies(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	controller, err := e.as(controllerUser, nil)
+	if err != nil {
+		return err
+	}
 	statusPod := newPod("probe", nil)
 	statusPod.Annotations = map[string]string{v1alpha1.AnnotationNetworkStatus: "[]"}
 	probes := map[string]func() error{
@@ -95,6 +100,9 @@ func (e *environment) awaitPolicies(ctx context.Context) error {
 		},
 		"netplane-ipblock-in-network": func() error {
 			return e.admin.Create(ctx, newBlock(network, "203.0.113.0/28", "n"), client.DryRunAll)
+		},
+		"netplane-child-services": func() error {
+			return controller.Create(ctx, &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "probe", Namespace: "default"}, Spec: corev1.ServiceSpec{ClusterIP: corev1.ClusterIPNone}}, client.DryRunAll)
 		},
 		"netplane-pod-binding": func() error {
 			return e.admin.SubResource("binding").Create(ctx, newPod("probe", nil), newBinding("probe", map[string]string{v1alpha1.AnnotationNetworks: "x"}), client.DryRunAll)

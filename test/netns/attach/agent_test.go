@@ -11,11 +11,13 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/clock"
 
 	"github.com/netplane/netplane/api/addressing"
 	"github.com/netplane/netplane/api/podnetworks"
@@ -41,11 +43,18 @@ type agent struct {
 	bridged  bool
 	// delegates may be nil: then only built-in plugins run.
 	delegates *delegate.Library
+	// nads are NetworkAttachmentDefinitions by namespace/name; their plugins are
+	// allowed to be bridge, host-local, portmap and bandwidth.
+	nads map[string]string
 	// exclusive are the NICs that pods may have for themselves.
 	exclusive []string
-	services  []netip.Prefix
-	podNotes  map[string]map[string]string
-	claims    []*v1alpha1.IPClaim
+	// overlays may be nil: then there are no vxlan Networks, and no tunnel.
+	overlays attach.Overlays
+	tunnel   link.Tunnel
+	services []netip.Prefix
+	podNotes map[string]map[string]string
+	claims   []*v1alpha1.IPClaim
+	clock    *laterClock
 
 	mu       sync.Mutex
 	reported map[string][]podnetworks.Attachment
@@ -53,6 +62,16 @@ type agent struct {
 	// asked are the annotations of running pods, by name; others never change.
 	asked   map[string]string
 	plugged []string
+}
+
+// laterClock is the real one, in which sandboxes may be older than they are.
+type laterClock struct {
+	clock.RealClock
+	seconds atomic.Int64
+}
+
+func (c *laterClock) Since(t time.Time) time.Duration {
+	return c.RealClock.Since(t) + time.Duration(c.seconds.Load())*time.Second
 }
 
 // Networks implements attach.Running, as do Plugged and Refused.
@@ -97,6 +116,10 @@ func (a *agent) change(t *testing.T, id, networks string) (note string) {
 
 func (a *agent) Get(name string) (*v1alpha1.Network, bool) { n, ok := a.networks[name]; return n, ok }
 
+func (a *agent) Config(_ context.Context, namespace, name string) (string, error) {
+	return a.nads[namespace+"/"+name], nil
+}
+
 func (a *agent) Labels(string) (map[string]string, bool) { return nil, true }
 
 func (a *agent) Annotations(_, name string) (map[string]string, bool) {
@@ -110,8 +133,7 @@ func (a *agent) Parents(string) []string { return []string{"eth1"} }
 
 func (a *agent) Refusal(string) (reason, message string, refused bool) { return "", "", false }
 
-// Tunnel is none: the tests of vxlan have agents of their own.
-func (a *agent) Tunnel(string) (link.Tunnel, bool) { return link.Tunnel{}, false }
+func (a *agent) Tunnel(string) (link.Tunnel, bool) { return a.tunnel, a.tunnel.Device != "" }
 
 func (a *agent) Bridged(string, *v1alpha1.Network) (bridged bool, refusal string) {
 	return a.bridged, ""
@@ -174,26 +196,34 @@ func newAgent(t *testing.T, node *space, networks ...*v1alpha1.Network) *agent {
 		node: node, state: state, links: openLinks(t, node), networks: map[string]*v1alpha1.Network{},
 		services: prefixes("10.96.0.0/16 fd00:10:96::/112"), podNotes: map[string]map[string]string{},
 		reported: map[string][]podnetworks.Attachment{}, asked: map[string]string{}, stop: func() {},
+		clock: &laterClock{},
 	}
-	a.ipam = ipam.New(ipam.Config{JournalPath: filepath.Join(state, "addresses.journal"), Wait: 50 * time.Millisecond})
-	must(t, a.ipam.Replay(func(ipam.Lease) bool { return true }))
-	t.Cleanup(func() { _ = a.ipam.Close() })
-	for i, n := range networks {
+	for _, n := range networks {
 		a.networks[n.Name] = n
 		a.bridged = a.bridged || n.Spec.Plugin == v1alpha1.PluginBridge
+	}
+	a.address(t, networks...)
+	t.Cleanup(func() { _ = a.ipam.Close() })
+	t.Cleanup(func() { a.stop() })
+	return a
+}
+
+// address gives the agent its journal, with what an agent before wrote there,
+// and a block of each network.
+func (a *agent) address(t *testing.T, networks ...*v1alpha1.Network) {
+	t.Helper()
+	a.ipam = ipam.New(ipam.Config{JournalPath: filepath.Join(a.state, "addresses.journal"), Wait: 50 * time.Millisecond})
+	must(t, a.ipam.Replay(func(ipam.Lease) bool { return true }))
+	for i, n := range networks {
 		if n.Spec.Subnet == "" {
 			continue
 		}
 		plan, err := addressing.NewPlan(n.Name, &n.Spec)
 		must(t, err)
-		var blocks []ipam.Block
 		base := plan.Subnets()[0].Addr().As4()
 		base[2] = byte(i + 1)
-		blocks = append(blocks, ipam.Block{Prefix: netip.PrefixFrom(netip.AddrFrom4(base), 26), UID: "b"})
-		a.ipam.SetBlocks(n.Name, n.UID, plan, blocks)
+		a.ipam.SetBlocks(n.Name, n.UID, plan, []ipam.Block{{Prefix: netip.PrefixFrom(netip.AddrFrom4(base), 26), UID: "b"}})
 	}
-	t.Cleanup(func() { a.stop() })
-	return a
 }
 
 func (a *agent) socket() string { return attach.Config{StateDir: a.state}.Socket() }
@@ -205,11 +235,13 @@ func (a *agent) start(t *testing.T) {
 		Networks: a, Namespaces: a, Pods: a, Running: a, Claims: a, Addresses: a.ipam, PodLinks: a.links, HostLinks: a.links, NICs: a.links, Parents: a.links, Prober: a.links, Taken: a, Reporter: a,
 		Topology:     func() attach.Topology { return a },
 		ServiceCIDRs: func() []netip.Prefix { return a.services },
+		Clock:        a.clock,
 	}
 	if a.delegates != nil {
-		deps.Delegates, deps.Foreign = a.delegates, a.links
+		deps.Delegates, deps.Foreign, deps.Definitions = a.delegates, a.links, a
 	}
-	server, err := attach.NewServer(attach.Config{StateDir: a.state}, deps)
+	deps.Overlays = a.overlays
+	server, err := attach.NewServer(attach.Config{StateDir: a.state, NADPluginTypes: []string{"bridge", "host-local", "portmap", "bandwidth"}}, deps)
 	must(t, err)
 	a.server = server
 	must(t, server.ReplaySpool(t.Context()))

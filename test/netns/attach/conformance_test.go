@@ -9,8 +9,10 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containernetworking/cni/libcni"
 	current "github.com/containernetworking/cni/pkg/types/100"
@@ -18,68 +20,68 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/netplane/netplane/api/v1alpha1"
+	"github.com/netplane/netplane/cni/link"
 )
-
-// kind is one way in which a pod's interface is made: by a Network of ours and
-// by a reference plugin. Who adds a kind adds a row to kinds.
-type kind struct {
-	name    string
-	plugin  string
-	change  func(*v1alpha1.NetworkSpec)
-	bridged bool // the NIC is in a bridge of ours on both nodes
-	// reference is the reference plugin's configuration without addresses and MAC.
-	reference func() map[string]any
-}
-
-func kinds() []kind {
-	return []kind{
-		{name: "macvlan", plugin: v1alpha1.PluginMacvlan, change: func(s *v1alpha1.NetworkSpec) { s.MTU = 1400 }, reference: func() map[string]any {
-			return map[string]any{"type": "macvlan", "master": "eth1", "mode": "bridge", "mtu": 1400}
-		}},
-		{name: "bridge", plugin: v1alpha1.PluginBridge, bridged: true, reference: func() map[string]any {
-			return map[string]any{"type": "bridge", "bridge": "np-eth1"}
-		}},
-	}
-}
 
 // pair is one pod of ours and one of a reference plugin.
 type pair struct {
 	*host
-	rt  *libcni.RuntimeConf
-	pod *space
-	ref *reference
+	kind *kind
+	rt   *libcni.RuntimeConf
+	pod  *space
+	ref  *reference
 }
 
-// newPair runs the first ADD of both.
+// newPair runs the first ADD of both, on two nodes whose NICs have the same MAC.
 func newPair(t *testing.T, k *kind, version string) *pair {
 	t.Helper()
-	p := &pair{host: newHost(t, network("data", k.plugin, func(s *v1alpha1.NetworkSpec) {
+	routes := append([][2]string{{"192.0.2.0/24", "10.10.0.1"}, {"2001:db8::/32", "fd00:10:10::1"}}, k.routes...)
+	p := &pair{kind: k, host: newHost(t, network("data", k.plugin, func(s *v1alpha1.NetworkSpec) {
 		s.Routes = []v1alpha1.Route{{To: "192.0.2.0/24", Via: "10.10.0.1"}, {To: "2001:db8::/32", Via: "fd00:10:10::1"}}
 		if k.change != nil {
 			k.change(s)
 		}
 	})), pod: newSpace(t, "pod")}
+	p.list.CNIVersion = version
 	node := wired(t, "reference")[0]
-	if k.bridged {
-		for _, links := range []interface {
-			EnsureBridge(context.Context, string) (string, error)
-		}{p.links, openLinks(t, node)} {
-			_, err := links.EnsureBridge(t.Context(), "eth1")
+	for _, kind := range k.needs {
+		needs(t, node, kind)
+	}
+	node.sameMAC(t, p.node)
+	if k.parent != nil {
+		for _, links := range []*link.Links{p.links, openLinks(t, node)} {
+			_, err := links.EnsureParent(t.Context(), *k.parent)
 			must(t, err)
 		}
+		p.bridged = k.parent.Bridge
+	}
+	if k.prepare != nil {
+		k.prepare(t, p, node)
 	}
 	p.start(t)
-	p.list.CNIVersion = version
-	p.rt = p.runtimeConf("c1", p.pod, asks("data@net1"))
+	if k.started != nil {
+		k.started(t, p)
+	}
+	p.rt = p.runtimeConf("c1", p.pod, asks(k.annotation()))
 	result, err := p.cniAdd(p.rt)
 	must(t, err)
-	p.ref = newReference(t, node, version, "net1", k.reference(), result)
+	p.ref = newReference(t, node, version, "net1", k.reference(t), routes, result)
 	theirs, err := p.ref.add()
 	must(t, err)
 	if diff := cmp.Diff(resultText(theirs), resultText(result)); diff != "" {
 		t.Errorf("result (-reference +ours):\n%s", diff)
 	}
 	return p
+}
+
+// sameMAC gives a node's NIC the MAC of another node's, and what follows from it.
+func (s *space) sameMAC(t *testing.T, other *space) {
+	t.Helper()
+	nic := s.link(t, "eth1")
+	must(t, s.LinkSetDown(nic))
+	must(t, s.LinkSetHardwareAddr(nic, other.link(t, "eth1").Attrs().HardwareAddr))
+	must(t, s.LinkSetUp(nic))
+	eventually(t, "the NIC is up again", func() bool { return s.link(t, "eth1").Attrs().OperState == netlink.OperUp })
 }
 
 // resultText is what a result says of the pod's own interface net1.
@@ -104,34 +106,35 @@ func resultText(result *current.Result) string {
 	return out.String()
 }
 
-// same compares both pods and both nodes.
+// same compares both pods and both nodes, once the kernel has settled their
+// addresses and ports.
 func (p *pair) same(t *testing.T, when string) {
 	t.Helper()
-	if diff := cmp.Diff(strings.Split(p.ref.pod.text(t), "\n"), strings.Split(p.pod.text(t), "\n")); diff != "" {
-		t.Errorf("%s: in the pod (-reference +ours):\n%s", when, diff)
-	}
-	if diff := cmp.Diff(strings.Split(macless(p.ref.node, t), "\n"), strings.Split(macless(p.node, t), "\n")); diff != "" {
-		t.Errorf("%s: in the node (-reference +ours):\n%s", when, diff)
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		inPod := cmp.Diff(p.lines(t, p.ref.pod), p.lines(t, p.pod))
+		inNode := ""
+		if !p.kind.podOnly {
+			inNode = cmp.Diff(p.lines(t, p.ref.node), p.lines(t, p.node))
+		}
+		if inPod+inNode == "" {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Errorf("%s (-reference +ours):\nin the pod: %s\nin the node: %s", when, inPod, inNode)
+			return
+		}
 	}
 }
 
-// macless leaves out the random MACs of a node's NIC and of veths' ends, and
-// what follows from them.
-func macless(s *space, t *testing.T) string {
+func (p *pair) lines(t *testing.T, s *space) []string {
 	t.Helper()
-	var out []string
-	for line := range strings.Lines(s.text(t)) {
-		if strings.Contains(line, "fe80:") {
-			continue
+	lines := strings.Split(s.text(t), "\n")
+	if (s == p.pod || s == p.ref.pod) && slices.Contains(s.links(t), "net1") {
+		for _, path := range p.kind.settings {
+			lines = append(lines, path+" "+s.setting(t, path))
 		}
-		before, rest, ok := strings.Cut(line, " mac ")
-		if ok {
-			_, after, _ := strings.Cut(rest, " ")
-			line = before + " " + after
-		}
-		out = append(out, line)
 	}
-	return strings.Join(out, "")
+	return lines
 }
 
 // TestCommandsAreThoseOfTheReferencePlugins runs each command once and again,
@@ -144,24 +147,25 @@ func TestCommandsAreThoseOfTheReferencePlugins(t *testing.T) {
 				p.same(t, "ADD")
 				p.checks(t, version)
 
-				before := p.pod.text(t)
+				before := p.lines(t, p.pod)
 				_, ours := p.cniAdd(p.rt)
 				_, theirs := p.ref.add()
 				if ours == nil || theirs == nil {
 					t.Errorf("second ADD: ours %v, reference %v, want both to refuse", ours, theirs)
 				}
 				p.same(t, "second ADD")
-				if diff := cmp.Diff(before, p.pod.text(t)); diff != "" {
+				if diff := cmp.Diff(before, p.lines(t, p.pod)); diff != "" {
 					t.Errorf("second ADD changed the pod: %s", diff)
 				}
 				p.checks(t, version)
 
 				for _, when := range []string{"DEL", "second DEL"} {
 					must(t, p.cniDel(p.rt))
-					must(t, p.ref.del())
-					p.same(t, when)
+					if err := p.ref.del(); when == "DEL" || !k.deletedOnce {
+						must(t, err)
+					}
+					p.gone(t, when)
 				}
-				p.nothingLeft(t, p.node.links(t)...)
 				p.collects(t)
 			})
 		}
@@ -186,8 +190,22 @@ func (p *pair) collects(t *testing.T) {
 	must(t, err)
 	must(t, p.run(func(ctx context.Context) error { return p.cni.GCNetworkList(ctx, p.list, &libcni.GCArgs{}) }))
 	must(t, p.ref.gc())
-	p.same(t, "GC")
-	p.nothingLeft(t, p.node.links(t)...)
+	p.gone(t, "GC")
+}
+
+// gone compares what is left.
+func (p *pair) gone(t *testing.T, when string) {
+	t.Helper()
+	if p.kind.mend != nil {
+		p.kind.mend(t, p.ref.node)
+	}
+	p.same(t, when)
+	left := p.node.links(t)
+	if p.kind.podOnly {
+		left = []string{"eth1"}
+		eventually(t, "what only the pod needed is gone", func() bool { return slices.Equal(p.node.links(t), left) })
+	}
+	p.nothingLeft(t, left...)
 }
 
 // TestCheckLooksAtTheKernelAndAtWhatTheRuntimeWasTold: at each interface, and at

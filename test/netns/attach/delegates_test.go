@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/types"
@@ -161,7 +162,7 @@ func TestDelegatesBesideTheClustersNetwork(t *testing.T) {
 	}
 	must(t, h.cniCheck(rt))
 	_, err = h.cniAdd(rt)
-	wantError(t, err, 11, "DEL must come before another ADD")
+	wantError(t, err, 4, "CNI_CONTAINERID c1 has its networks already; DEL must come before another ADD")
 	must(t, h.cniCheck(rt))
 
 	must(t, pod.LinkDel(pod.link(t, "net2")))
@@ -203,8 +204,8 @@ func TestDelegateOnEth0(t *testing.T) {
 			must(t, h.cniCheck(rt))
 		}
 		must(t, h.cniDel(rt))
-		if diff := cmp.Diff([]string{"DEL c1 eth0"}, h.calls()); diff != "" {
-			t.Errorf("version %s: the cluster's network was asked: %s", version, diff)
+		if calls := h.calls(); len(calls) > 0 {
+			t.Errorf("version %s: the cluster's network was asked: %s", version, calls)
 		}
 	}
 	noRecords(t)
@@ -273,6 +274,73 @@ func TestFailureUndoesDelegatesInReverse(t *testing.T) {
 		noRecords(t)
 	})
 	h.nothingLeft(t, "eth1", "own0")
+}
+
+// TestAnAddressIsNotFreeWhileADelegatesInterfaceHasIt: whatever ends the ADD, as
+// long as the plugin's DEL has not succeeded.
+func TestAnAddressIsNotFreeWhileADelegatesInterfaceHasIt(t *testing.T) {
+	// ptp, but for its DEL, which fails for a while.
+	const unwilling = `#!/bin/sh
+if [ "$CNI_COMMAND" = DEL ] && [ -f "$0.fail" ]; then cat >/dev/null; echo '{"cniVersion":"1.0.0","code":103,"msg":"unwilling"}'; exit 1; fi
+exec "$(dirname "$0")/ptp"
+`
+	h := newDelegatingHost(t, delegating("routed", "unwilling", `{"type":"unwilling"}`, ourAddresses), network("data", v1alpha1.PluginMacvlan, nil))
+	plugin := filepath.Join(h.bin, "unwilling")
+	must(t, os.WriteFile(plugin, []byte(unwilling), 0o755))
+	h.start(t)
+	pod := newSpace(t, "pod")
+	keeps := func(t *testing.T, when string) {
+		t.Helper()
+		leases := h.ipam.Leases()
+		if len(leases) != 1 || leases[0].IfName != "net1" || !slices.Contains(pod.addresses(t, "net1"), leases[0].Address.String()+"/16") {
+			t.Errorf("%s: addresses in use: %v, links %v", when, leases, pod.links(t))
+		}
+	}
+	for name, test := range map[string]struct {
+		annotation string
+		code       uint
+		text       string
+		before     func(t *testing.T)
+	}{
+		"Commit fails": {"routed@net1,data@net9", 999, "the pod has an interface net9 already", func(t *testing.T) {
+			spec := specOf("macvlan", "net9", "9")
+			spec.Parent, spec.Addresses, spec.Routes = "eth1", nil, nil
+			must(t, h.links.Add(t.Context(), pod.path, spec))
+			t.Cleanup(func() { must(t, pod.LinkDel(pod.link(t, "net9"))) })
+		}},
+		"the plugin's ADD succeeds and GC is called": {"routed@net1", 0, "", func(*testing.T) {}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			test.before(t)
+			must(t, os.WriteFile(plugin+".fail", nil, 0o600))
+			rt := h.runtimeConf("c1", pod, asks(test.annotation))
+			_, err := h.cniAdd(rt)
+			if test.code > 0 {
+				wantError(t, err, test.code, test.text)
+			} else {
+				must(t, err)
+			}
+			keeps(t, "after ADD")
+			h.clock.seconds.Store(60)
+			old := time.Now().Add(-time.Minute)
+			must(t, os.Chtimes("/var/lib/cni/netplane/c1.json", old, old))
+			if err := h.run(func(ctx context.Context) error { return h.cni.GCNetworkList(ctx, h.list, &libcni.GCArgs{}) }); err == nil || !strings.Contains(err.Error(), "unwilling") {
+				t.Errorf("GC: %v", err)
+			}
+			keeps(t, "after GC")
+			h.stop()
+			h.start(t)
+			keeps(t, "after a restart")
+			if err := h.cniDel(rt); err == nil {
+				t.Error("DEL succeeds")
+			}
+			keeps(t, "after DEL")
+			must(t, os.Remove(plugin+".fail"))
+			must(t, h.cniDel(rt))
+			noRecords(t)
+			h.nothingLeft(t, "eth1")
+		})
+	}
 }
 
 func TestDelegatesAreRemovedWithoutAgentAndConfiguration(t *testing.T) {

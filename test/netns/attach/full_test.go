@@ -103,3 +103,29 @@ func TestDelWithoutAgentAndRoomIsRefused(t *testing.T) {
 	h.start(t)
 	h.nothingLeft(t, "eth1")
 }
+
+func TestAnAgentStartsWithoutRoom(t *testing.T) {
+	data := network("data", v1alpha1.PluginMacvlan, nil)
+	h := newTightHost(t, data)
+	h.start(t)
+	pod := newSpace(t, "pod")
+	networks, count := manyInterfaces()
+	rt := h.runtimeConf("c1", pod, asks(networks))
+	_, err := h.cniAdd(rt)
+	must(t, err)
+	h.stop()
+	must(t, h.ipam.Close())
+	room := h.fill()
+	h.address(t, data)
+	h.start(t)
+	must(t, h.cniCheck(rt))
+	if leases := h.ipam.Leases(); len(leases) != count {
+		t.Errorf("%d addresses are in use, want all %d", len(leases), count)
+	}
+	_, err = h.cniAdd(h.runtimeConf("c2", newSpace(t, "other"), asks(networks)))
+	wantError(t, err, 11, "no space left on device")
+	wantError(t, h.cniDel(rt), 999, "no space left on device")
+	room()
+	must(t, h.cniDel(rt))
+	h.nothingLeft(t, "eth1")
+}

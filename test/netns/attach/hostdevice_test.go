@@ -317,6 +317,7 @@ func TestAgentLendsNICs(t *testing.T) {
 		must(t, a.add(t, sandboxes[2], "fast@data"))
 	})
 	t.Run("GC brings back what the runtime does not know", func(t *testing.T) {
+		a.clock.seconds.Store(60)
 		must(t, a.call(t, wire.Request{Op: wire.OpGC, Valid: []string{"c1"}}))
 		if diff := cmp.Diff([]string{"eth3"}, a.node.links(t)); diff != "" {
 			t.Error(diff)

@@ -255,13 +255,12 @@ func TestIsolatedPortsReachAllButEachOther(t *testing.T) {
 	}
 }
 
-// forged are frames from a pod with MAC 0a:01:0a:0a:00:05 and the addresses
-// 10.10.0.5 and fd00:10:10::a0a:5; what arrives is known by its last byte.
-func forged() (good, bad map[string][]byte) {
-	mac, other := net.HardwareAddr{0x0a, 1, 0x0a, 0x0a, 0, 5}, net.HardwareAddr{0x0a, 1, 0x0a, 0x0a, 0, 6}
-	v4, v6 := netip.MustParseAddr("10.10.0.5"), netip.MustParseAddr("fd00:10:10::a0a:5")
-	not4, not6 := netip.MustParseAddr("10.10.0.6"), netip.MustParseAddr("fd00:10:10::a0a:6")
-	local := netip.MustParseAddr("fe80::801:aff:fe0a:5")
+// forged are frames from a pod with this MAC and these addresses, and frames
+// that only claim to be; what arrives is known by its last byte.
+func forged(mac net.HardwareAddr, v4, v6, local netip.Addr) (good, bad map[string][]byte) {
+	other := slices.Clone(mac)
+	other[5]++
+	not4, not6 := v4.Next(), v6.Next()
 	good = map[string][]byte{
 		"IPv4": etherFrame(mac, unix.ETH_P_IP, ipv4(v4)), "ARP": etherFrame(mac, unix.ETH_P_ARP, arp(mac, v4)),
 		"ARP probe":               etherFrame(mac, unix.ETH_P_ARP, arp(mac, netip.IPv4Unspecified())),
@@ -363,7 +362,7 @@ func TestSpoofCheckPassesOnlyWhatIsThePods(t *testing.T) {
 	for _, to := range []string{"10.10.0.8", "fd00:10:10::a0a:8"} {
 		reach(t, pod, far, to)
 	}
-	good, bad := forged()
+	good, bad := forged(net.HardwareAddr{0x0a, 1, 0x0a, 0x0a, 0, 5}, netip.MustParseAddr("10.10.0.5"), netip.MustParseAddr("fd00:10:10::a0a:5"), netip.MustParseAddr("fe80::801:aff:fe0a:5"))
 	wire := capture(t, far, "eth1")
 	marks := byte(0)
 	mark := func() []byte {

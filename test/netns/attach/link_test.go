@@ -122,7 +122,7 @@ func TestAddFailsReadablyAndLeavesNothing(t *testing.T) {
 		}, "making macvlan net1 on eth1: mtu 9000 is larger than the 1500 of eth1"},
 		{"NIC gone", link.KindMacvlan, func(spec *link.Interface) {
 			spec.Parent = "eth9"
-		}, "making macvlan net1 on eth9: Link not found"},
+		}, "making macvlan net1 on eth9: looking for eth9: no such device"},
 		{"next hop out of reach", link.KindVeth, func(spec *link.Interface) {
 			spec.Routes = []link.Route{{To: netip.MustParsePrefix("192.0.2.0/24"), Via: netip.MustParseAddr("198.51.100.1")}}
 		}, "adding route to 192.0.2.0/24: the next hop lies in no subnet of the interface"},
@@ -158,7 +158,7 @@ func TestAddFailsReadablyAndLeavesNothing(t *testing.T) {
 		links := openLinks(t, node)
 		must(t, links.Add(t.Context(), pod.path, specOf(link.KindMacvlan, "net1", "5")))
 		err := links.Add(t.Context(), pod.path, specOf(link.KindMacvlan, "net1", "6"))
-		if err == nil || err.Error() != "the pod has an interface net1 already" {
+		if err == nil || err.Error() != "interface net1: the pod has an interface net1 already" {
 			t.Errorf("got %v", err)
 		}
 		must(t, links.Check(t.Context(), pod.path, specOf(link.KindMacvlan, "net1", "5")))

@@ -43,7 +43,13 @@ func (h *host) execute(command string, variables map[string]string, change func(
 			binary.Env = append(binary.Env, name+"="+value)
 		}
 		binary.Stdin, binary.Stdout = bytes.NewReader(stdin), &stdout
-		return binary.Run()
+		if err := binary.Start(); err != nil {
+			return err
+		}
+		if h.started != nil {
+			h.started(binary.Process)
+		}
+		return binary.Wait()
 	})
 	answer := map[string]any{}
 	if stdout.Len() > 0 {
@@ -78,10 +84,18 @@ func TestGCOfWhatTheRuntimeHasNoRecordOf(t *testing.T) {
 	if leases := h.ipam.Leases(); len(leases) != 2 {
 		t.Errorf("a GC without a list removed something: %v", leases)
 	}
-	for range 2 {
+	collect := func() {
 		must(t, h.run(func(ctx context.Context) error {
 			return h.cni.GCNetworkList(ctx, h.list, &libcni.GCArgs{ValidAttachments: []types.GCAttachment{{ContainerID: "kept", IfName: "eth0"}}})
 		}))
+	}
+	collect()
+	if left := lost.links(t); len(left) != 1 {
+		t.Errorf("a sandbox that may be younger than the list has %v", left)
+	}
+	h.clock.seconds.Store(60)
+	for range 2 {
+		collect()
 		if diff := cmp.Diff([][]string{{"net1"}, nil}, [][]string{kept.links(t), lost.links(t)}); diff != "" {
 			t.Errorf("in the pods: %s", diff)
 		}
@@ -165,7 +179,7 @@ func TestCommandsThatAreWrongAreRefusedByCode(t *testing.T) {
 			conf["runtimeConfig"] = map[string]any{"io.kubernetes.cri.pod-annotations": 5}
 		}, 6, "reading the pod's annotations"},
 		{"a network that does not exist", "ADD", nil, asking("nowhere"), 11, `network "nowhere" does not exist`},
-		{"an annotation that cannot be read", "ADD", nil, asking(""), 7, "the list is empty"},
+		{"an annotation that cannot be read", "ADD", nil, asking("[]"), 7, "the list is empty"},
 		{"CHECK without the ADD's answer", "CHECK", nil, asking("data"), 7, "CHECK without prevResult"},
 		{"CHECK of what never was", "CHECK", nil, func(conf map[string]any) {
 			asking("data")(conf)

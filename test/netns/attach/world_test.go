@@ -240,6 +240,13 @@ func openLinks(t *testing.T, node *space) *link.Links {
 // returns the address that the far side saw.
 func reach(t *testing.T, from, to *space, addr string) string {
 	t.Helper()
+	return reachBy(t, from, to, addr, addr)
+}
+
+// reachBy is reach where the far side has another address than the one that is
+// asked for.
+func reachBy(t *testing.T, from, to *space, asked, addr string) string {
+	t.Helper()
 	var listener net.Listener
 	must(t, to.in(func() (err error) {
 		listener, err = net.Listen("tcp", net.JoinHostPort(addr, "0"))
@@ -255,14 +262,18 @@ func reach(t *testing.T, from, to *space, addr string) string {
 		}
 	}()
 	err := from.in(func() error {
-		conn, err := net.DialTimeout("tcp", listener.Addr().String(), 3*time.Second)
+		_, port, err := net.SplitHostPort(listener.Addr().String())
+		if err != nil {
+			return err
+		}
+		conn, err := net.DialTimeout("tcp", net.JoinHostPort(asked, port), 3*time.Second)
 		if err == nil {
 			_ = conn.Close()
 		}
 		return err
 	})
 	if err != nil {
-		t.Fatalf("reaching %s: %v", addr, err)
+		t.Fatalf("reaching %s by %s: %v", addr, asked, err)
 	}
 	return <-seen
 }

@@ -1,0 +1,18 @@
+// Flannel's CNI plugin, of the last release of the CNI project's plugins that had it.
+module github.com/netplane/netplane/test/nodeimage/flannelcni
+
+go 1.26.0
+
+tool (
+	github.com/containernetworking/plugins/plugins/meta/flannel
+)
+
+require (
+	github.com/Microsoft/go-winio v0.4.11 // indirect
+	github.com/Microsoft/hcsshim v0.8.6 // indirect
+	github.com/buger/jsonparser v0.0.0-20180808090653-f4dd9f5a6b44 // indirect
+	github.com/containernetworking/cni v0.8.1 // indirect
+	github.com/containernetworking/plugins v0.9.1 // indirect
+	github.com/sirupsen/logrus v1.9.4 // indirect
+	golang.org/x/sys v0.35.0 // indirect
+)
