@@ -66,13 +66,16 @@ images: build ## Build the container images with the local engine
 test: test-unit test-integration test-netns test-e2e ## Run all four tiers of tests
 	@echo "make test: all four tiers passed"
 
+# go test, with the reasons of tests that were skipped at the end: without -v it keeps them to itself.
+GOTEST = gotestsum="$$(hack/tools.sh gotestsum)"; "$$gotestsum" --format pkgname --
+
 .PHONY: test-unit
 test-unit: ## Tests without cluster or root, with the race detector
-	go test -race $(TESTFLAGS) ./api/... ./scheduler/... ./netcontroller/... ./cni/...
+	$(GOTEST) -race $(TESTFLAGS) ./api/... ./scheduler/... ./netcontroller/... ./cni/...
 
 .PHONY: test-integration
 test-integration: ## Tests against a real kube-apiserver and etcd
-	assets="$$(hack/assets.sh)"; KUBEBUILDER_ASSETS="$$assets" go test -race -timeout 20m $(TESTFLAGS) -p 1 ./test/integration/...
+	KUBEBUILDER_ASSETS="$$(hack/assets.sh)"; export KUBEBUILDER_ASSETS; $(GOTEST) -race -timeout 20m $(TESTFLAGS) -p 1 ./test/integration/...
 
 # How long make soak runs (30m), unless SEEDS says how many histories.
 FOR ?= 10m
@@ -86,7 +89,7 @@ soak: ## Random histories of 50 agents with faults (FOR=30m, or SEEDS=200; SEED=
 .PHONY: test-netns
 test-netns: ## Tests on the real kernel, in network namespaces of their own
 	hack/provide.sh nft iptables # which reference plugins run
-	go test -timeout 20m $(TESTFLAGS) ./test/netns/...
+	$(GOTEST) -timeout 20m $(TESTFLAGS) ./test/netns/...
 
 .PHONY: test-e2e
 test-e2e: ## Tests on the kind cluster, which is made if it is not there

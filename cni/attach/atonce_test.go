@@ -7,10 +7,8 @@ import (
 	"context"
 	"encoding/json"
 	"testing"
-	"time"
 
 	current "github.com/containernetworking/cni/pkg/types/100"
-	"github.com/google/go-cmp/cmp"
 
 	"github.com/netplane/netplane/cni/wire"
 )
@@ -79,27 +77,5 @@ func TestDelBesideTheDefaultNetworkIsNotAlone(t *testing.T) {
 
 func TestCallerThatGoesDuringAddAtOnceLeavesNothing(t *testing.T) {
 	w := serving(t)
-	client := w.dial(t)
-	reached, goOn := make(chan struct{}), make(chan struct{})
-	w.links.FailOn = func(operation string) error {
-		if operation == "add net1" {
-			close(reached)
-			<-goOn
-		}
-		return nil
-	}
-	go func() {
-		<-reached
-		_ = client.Close()
-		time.Sleep(20 * time.Millisecond) // the server's reader sees the end
-		close(goOn)
-	}()
-	if _, err := client.Call(t.Context(), wire.Request{Op: wire.OpPrepare, Sandbox: sandboxOf("c1"), Networks: both, AtOnce: true, CNIVersion: "1.0.0"}); err == nil {
-		t.Error("the answer came over a closed connection")
-	}
-	eventually(t, "the addresses are free", func() bool { return w.leased() == 0 })
-	eventually(t, "the record is gone", func() bool { return len(w.files(t)) == 0 })
-	eventually(t, "only the bridge is left", func() bool {
-		return cmp.Equal([]string{"host: np-eth1 bridge port eth1"}, sorted(w.links.String()))
-	})
+	w.leavesNothing(t, w.dial(t), wire.Request{Op: wire.OpPrepare, Sandbox: sandboxOf("c1"), Networks: both, AtOnce: true, CNIVersion: "1.0.0"})
 }

@@ -99,12 +99,9 @@ func TestSocketIsRootsOnly(t *testing.T) {
 	}
 }
 
-func TestCallerThatGoesDuringCommitLeavesNothing(t *testing.T) {
-	w := serving(t)
-	client := w.dial(t)
-	if _, err := client.Call(t.Context(), wire.Request{Op: wire.OpPrepare, Sandbox: sandboxOf("c1"), Networks: both}); err != nil {
-		t.Fatal(err)
-	}
+// leavesNothing: the caller of a request that adds interfaces goes before net1 is made.
+func (w *world) leavesNothing(t *testing.T, client *wire.Client, request wire.Request) {
+	t.Helper()
 	reached, goOn := make(chan struct{}), make(chan struct{})
 	w.links.FailOn = func(operation string) error {
 		if operation == "add net1" {
@@ -119,7 +116,7 @@ func TestCallerThatGoesDuringCommitLeavesNothing(t *testing.T) {
 		time.Sleep(20 * time.Millisecond) // the server's reader sees the end
 		close(goOn)
 	}()
-	if _, err := client.Call(t.Context(), wire.Request{Op: wire.OpCommit, Sandbox: sandboxOf("c1")}); err == nil {
+	if _, err := client.Call(t.Context(), request); err == nil {
 		t.Error("the answer came over a closed connection")
 	}
 	eventually(t, "the addresses are free", func() bool { return w.leased() == 0 })
@@ -128,6 +125,15 @@ func TestCallerThatGoesDuringCommitLeavesNothing(t *testing.T) {
 	eventually(t, "only the bridge is left", func() bool {
 		return cmp.Equal([]string{"host: np-eth1 bridge port eth1"}, sorted(w.links.String()))
 	})
+}
+
+func TestCallerThatGoesDuringCommitLeavesNothing(t *testing.T) {
+	w := serving(t)
+	client := w.dial(t)
+	if _, err := client.Call(t.Context(), wire.Request{Op: wire.OpPrepare, Sandbox: sandboxOf("c1"), Networks: both}); err != nil {
+		t.Fatal(err)
+	}
+	w.leavesNothing(t, client, wire.Request{Op: wire.OpCommit, Sandbox: sandboxOf("c1")})
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if len(w.reported) > 0 {

@@ -26,14 +26,16 @@ import (
 // count as held, and the pods that take their names wait.
 func TestForceDeletedPodsKeepTheirAddressesWhileTheyLive(t *testing.T) {
 	p := newPool(t)
-	pods := p.fill(t, "p", func(pod *corev1.Pod) { pod.Spec.TerminationGracePeriodSeconds = ptr.To[int64](8) })
+	// Longer than a slow machine takes to remove all the objects and to tell of it.
+	const grace = 20 * time.Second
+	pods := p.fill(t, "p", func(pod *corev1.Pod) { pod.Spec.TerminationGracePeriodSeconds = ptr.To(int64(grace / time.Second)) })
 	for _, pod := range pods {
 		if err := env.client.Delete(t.Context(), pod, client.GracePeriodSeconds(0)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	heirs := p.create(t, "p", p.capacity)
-	eventually(t, 6*time.Second, "the addresses of the pods that are gone to be held", func() error {
+	eventually(t, grace-5*time.Second, "the addresses of the pods that are gone to be held", func() error {
 		if held := heldNow(t, poolNetwork); held != p.capacity {
 			return fmt.Errorf("%d are held, want %d", held, p.capacity)
 		}

@@ -166,7 +166,7 @@ var answerLine = regexp.MustCompile(`(?m)^Address(?: \d+)?: *([0-9a-f.:]+)\s*$`)
 // awaitNames waits until nslookup in a pod answers with exactly these addresses.
 func awaitNames(t *testing.T, b box, host string, want []string) {
 	t.Helper()
-	// CoreDNS keeps an answer, also that there is none, for up to 30 s.
+	// A CoreDNS that caches the names of its own zone keeps an answer, also that there is none, for up to 30 s.
 	eventually(t, 45*time.Second, "nslookup "+host, func() error {
 		out, err := b.sh(t, "nslookup "+host)
 		if err != nil {

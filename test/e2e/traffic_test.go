@@ -111,8 +111,8 @@ const (
 	// askPause leaves something of a small machine to what is tested.
 	askPause = 200 * time.Millisecond
 	// fetch asks $at, which is an address with its port, and tells who did not
-	// answer.
-	fetch = `wget -q -O /dev/null -T 4 "http://$at/" || echo "$at"`
+	// answer, when it was asked, and what came instead.
+	fetch = `began=$(date +%T); why=$(wget -q -O /dev/null -T 4 "http://$at/" 2>&1) || echo "$at, asked at $began: $why"`
 )
 
 // send has the pod ask, again and again, some of the addresses of that moment.

@@ -10,7 +10,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -21,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/netplane/netplane/cni/link"
+	"github.com/netplane/netplane/test/isolated"
 )
 
 // space is a network namespace that stands for a node or a pod.
@@ -34,18 +34,8 @@ type space struct {
 func newSpace(t *testing.T, name string) *space {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), name)
-	if err := os.WriteFile(path, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	err := onThread(func() error {
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			return err
-		}
-		return unix.Mount(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()), path, "", unix.MS_BIND, "")
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	err := isolated.MakeNamespace(path)
+	must(t, err)
 	s := &space{path: path}
 	t.Cleanup(func() { _ = unix.Unmount(path, unix.MNT_DETACH) })
 	if s.ns, err = netns.GetFromPath(path); err != nil {
@@ -68,36 +58,8 @@ func (s *space) drop() {
 	}
 }
 
-// onThread runs f on a thread of its own, which then goes home, or ends. The
-// process's first thread cannot end, and would hold the namespace.
-func onThread(f func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		home, err := netns.Get()
-		if err != nil {
-			done <- err
-			return
-		}
-		defer func() { _ = home.Close() }()
-		err = f()
-		if netns.Set(home) == nil {
-			runtime.UnlockOSThread()
-		}
-		done <- err
-	}()
-	return <-done
-}
-
 // in runs f inside the namespace.
-func (s *space) in(f func() error) error {
-	return onThread(func() error {
-		if err := netns.Set(s.ns); err != nil {
-			return err
-		}
-		return f()
-	})
-}
+func (s *space) in(f func() error) error { return isolated.In(s.path, f) }
 
 func (s *space) sysctl(t *testing.T, path, value string) {
 	t.Helper()
