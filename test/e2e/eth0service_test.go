@@ -7,7 +7,6 @@ package e2e
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -16,7 +15,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/utils/ptr"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
 // TestClusterIPOfPodsOnMacvlan: behind an ordinary Service stand pods on two nodes
@@ -53,17 +51,8 @@ func TestClusterIPOfPodsOnMacvlan(t *testing.T) {
 		}
 	}
 	for _, suffix := range suffixes {
-		var node corev1.Node
-		if err := env.client.Get(t.Context(), client.ObjectKey{Name: env.node(suffix)}, &node); err != nil {
-			t.Fatal(err)
-		}
-		at := slices.IndexFunc(node.Status.Addresses, func(a corev1.NodeAddress) bool {
-			return a.Type == corev1.NodeInternalIP && !strings.Contains(a.Address, ":")
-		})
-		if at < 0 {
-			t.Fatalf("node %s has no IPv4 address", node.Name)
-		}
-		mustBalance(t, node.Name, fmt.Sprintf("%s:%d", node.Status.Addresses[at].Address, service.Spec.Ports[0].NodePort), pods)
+		node := env.node(suffix)
+		mustBalance(t, node, fmt.Sprintf("%s:%d", nodeIPv4(t, node), service.Spec.Ports[0].NodePort), pods)
 	}
 }
 

@@ -25,26 +25,9 @@ const (
 	physWhole = "phy-whole"
 )
 
-// giveNICs plugs two more NICs into a node, wired to each other, maps them to
-// physWhole, and makes a Network of whole NICs there.
-func giveNICs(t *testing.T, node string) []string {
+// wholeNetwork makes a Network of whole NICs.
+func wholeNetwork(t *testing.T) {
 	t.Helper()
-	nics := []string{"eth7", "eth8"}
-	t.Cleanup(func() {
-		if _, err := onNode(context.WithoutCancel(t.Context()), node, "", "sh", "-c", "ip link del sw-whole; ip link del eth7; ip link del eth8; true"); err != nil {
-			t.Error(err)
-		}
-	})
-	mustOnNode(t, node, "sh", "-e", "-c", `
-		ip link add sw-whole type bridge
-		for i in 7 8; do
-			ip link add eth$i type veth peer name sw-port$i
-			ip link set sw-port$i master sw-whole up
-			ip link set eth$i up
-		done
-		ip link set sw-whole up`)
-	before := mustOnNode(t, node, "cat", mapFile)
-	setMap(t, node, strings.TrimRight(before, "\n")+"\n- {alias: phy-whole, ref_nic: eth7}\n- {alias: phy-whole, ref_nic: eth8}\n")
 	physical := &v1alpha1.PhysicalNetwork{}
 	physical.Name = physWhole
 	network := &v1alpha1.Network{Spec: v1alpha1.NetworkSpec{PhysicalNet: physWhole, Plugin: v1alpha1.PluginHostDevice, Subnet: "10.77.0.0/24", Subnet6: "fd00:10:77::/64"}}
@@ -59,8 +42,41 @@ func giveNICs(t *testing.T, node string) []string {
 			}
 		})
 	}
+}
+
+// giveNICs plugs more NICs into a node, wired to a switch there, and maps them to
+// physWhole.
+func giveNICs(t *testing.T, node string, nics ...string) {
+	t.Helper()
+	plug, unplug, mapped := "ip link add sw-whole type bridge; ip link set sw-whole up\n", "ip link del sw-whole\n", ""
+	for _, nic := range nics {
+		plug += strings.ReplaceAll("ip link add NIC type veth peer name sw-NIC; ip link set sw-NIC master sw-whole up; ip link set NIC up\n", "NIC", nic)
+		unplug += "ip link del " + nic + "\n"
+		mapped += "- {alias: " + physWhole + ", ref_nic: " + nic + "}\n"
+	}
+	t.Cleanup(func() {
+		if _, err := onNode(context.WithoutCancel(t.Context()), node, "", "sh", "-c", unplug+"true"); err != nil {
+			t.Error(err)
+		}
+	})
+	mustOnNode(t, node, "sh", "-e", "-c", plug)
+	setMap(t, node, strings.TrimRight(mustOnNode(t, node, "cat", mapFile), "\n")+"\n"+mapped)
 	eventually(t, 30*time.Second, "the node to offer its NICs", func() error { return offers(t, node, nics...) })
-	return nics
+}
+
+// cable lays one between the switches of two nodes: a tunnel over the cluster's
+// own network, as large as the NICs, whose packets are fragments there.
+func cable(t *testing.T, nodes ...string) {
+	t.Helper()
+	for i, node := range nodes {
+		mustOnNode(t, node, "sh", "-e", "-c", fmt.Sprintf(`ip link add sw-cable type vxlan id 77 remote %s local %s dstport 4799
+			ip link set sw-cable mtu 1500 master sw-whole up`, nodeIPv4(t, nodes[1-i]), nodeIPv4(t, node)))
+		t.Cleanup(func() {
+			if _, err := onNode(context.WithoutCancel(t.Context()), node, "", "ip", "link", "del", "sw-cable"); err != nil {
+				t.Error(err)
+			}
+		})
+	}
 }
 
 // offers compares the NICs that a node has for pods, those inside pods marked
@@ -96,7 +112,9 @@ func offers(t *testing.T, node string, want ...string) error {
 // were, although its agent was restarted in between.
 func TestPodsHaveWholeNICs(t *testing.T) {
 	node := env.node("worker2")
-	nics := giveNICs(t, node)
+	nics := []string{"eth7", "eth8"}
+	wholeNetwork(t)
+	giveNICs(t, node, nics...)
 	state := func() string {
 		var out strings.Builder
 		links := parseLinks(t, mustOnNode(t, node, "ip", "-j", "addr"))
@@ -145,5 +163,31 @@ func TestPodsHaveWholeNICs(t *testing.T) {
 	eventually(t, 30*time.Second, "the NICs to be offered again", func() error { return offers(t, node, nics...) })
 	if after := state(); after != before {
 		t.Errorf("the NICs were\n%sand are\n%s", before, after)
+	}
+}
+
+// TestWholeNICsAcrossNodes: pods with a NIC each on two nodes reach each other in
+// both families with packets as large as the NICs take.
+func TestWholeNICsAcrossNodes(t *testing.T) {
+	nodes := []string{env.node("worker"), env.node("worker3")}
+	wholeNetwork(t)
+	for _, node := range nodes {
+		giveNICs(t, node, "eth7")
+	}
+	cable(t, nodes...)
+	ns := namespace(t)
+	left := run(t, newPod(ns, "left", netWhole, on(nodes[0])))
+	right := run(t, newPod(ns, "right", netWhole, on(nodes[1])))
+	checkAttached(t, left, map[string]string{"net1": netWhole})
+	for _, v6 := range []bool{false, true} {
+		enter(t, left).mustReach(t, addressIn(t, right, netWhole, v6), webPort, right.Name)
+		enter(t, left).mustPassWhole(t, addressIn(t, right, netWhole, v6), 1500)
+	}
+	if err := env.client.DeleteAllOf(t.Context(), &corev1.Pod{}, client.InNamespace(ns)); err != nil {
+		t.Fatal(err)
+	}
+	awaitNoPods(t.Context(), t, ns)
+	for _, node := range nodes {
+		eventually(t, 30*time.Second, "the NIC to be offered again", func() error { return offers(t, node, "eth7") })
 	}
 }

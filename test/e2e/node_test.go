@@ -168,6 +168,22 @@ func setMap(t *testing.T, node, text string) {
 	}
 }
 
+// nodeIPv4 is a node's address in the cluster's own network.
+func nodeIPv4(t *testing.T, name string) string {
+	t.Helper()
+	var node corev1.Node
+	if err := env.client.Get(t.Context(), client.ObjectKey{Name: name}, &node); err != nil {
+		t.Fatal(err)
+	}
+	at := slices.IndexFunc(node.Status.Addresses, func(a corev1.NodeAddress) bool {
+		return a.Type == corev1.NodeInternalIP && !strings.Contains(a.Address, ":")
+	})
+	if at < 0 {
+		t.Fatalf("node %s has no IPv4 address", name)
+	}
+	return node.Status.Addresses[at].Address
+}
+
 // setLink sets a NIC down until the test ends, or up again.
 func setLink(t *testing.T, node, nic, state string) {
 	t.Helper()

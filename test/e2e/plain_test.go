@@ -146,23 +146,14 @@ func nodeReadySince(t *testing.T, name string) time.Time {
 // stranger to the node.
 func reachHostPort(t *testing.T, node string, port int, want string) {
 	t.Helper()
-	var object corev1.Node
-	if err := env.client.Get(t.Context(), client.ObjectKey{Name: node}, &object); err != nil {
-		t.Fatal(err)
-	}
-	for _, a := range object.Status.Addresses {
-		if a.Type != corev1.NodeInternalIP || strings.Contains(a.Address, ":") {
-			continue
+	url := fmt.Sprintf("http://%s:%d/", nodeIPv4(t, node), port)
+	eventually(t, 20*time.Second, "hostPort "+url, func() error {
+		out, err := onNode(t.Context(), env.node("control-plane"), "", "curl", "-s", "-m", "3", url)
+		if err == nil && strings.TrimSpace(out) != want {
+			err = fmt.Errorf("it answers %q, want %q", out, want)
 		}
-		url := fmt.Sprintf("http://%s:%d/", a.Address, port)
-		eventually(t, 20*time.Second, "hostPort "+url, func() error {
-			out, err := onNode(t.Context(), env.node("control-plane"), "", "curl", "-s", "-m", "3", url)
-			if err == nil && strings.TrimSpace(out) != want {
-				err = fmt.Errorf("it answers %q, want %q", out, want)
-			}
-			return err
-		})
-	}
+		return err
+	})
 }
 
 // TestHostPortBesideNetworks: the wrapped configuration gets the capabilities

@@ -69,7 +69,7 @@ func TestRolloutUnderTraffic(t *testing.T) {
 	}
 	time.Sleep(3 * time.Second)
 	roll(t, d)
-	time.Sleep(12 * time.Second) // until the last of the old ones is gone
+	time.Sleep(serves + 2*time.Second) // until the last of the old ones is gone
 	all.check(t)
 	after := awaitPods(t, ns, name, 6)
 	for _, pod := range after {

@@ -111,8 +111,10 @@ const (
 	// askPause leaves something of a small machine to what is tested.
 	askPause = 200 * time.Millisecond
 	// fetch asks $at, which is an address with its port, and tells who did not
-	// answer, when it was asked, and what came instead.
-	fetch = `began=$(date +%T); why=$(wget -q -O /dev/null -T 4 "http://$at/" 2>&1) || echo "$at, asked at $began: $why"`
+	// answer, when it was asked, and what came instead. It waits for as long as a
+	// machine that is starting pods with all its cores may take; what is gone
+	// refuses at once, or never answers.
+	fetch = `began=$(date +%T); why=$(wget -q -O /dev/null -T 10 "http://$at/" 2>&1) || echo "$at, asked at $began: $why"`
 )
 
 // send has the pod ask, again and again, some of the addresses of that moment.
@@ -197,15 +199,18 @@ func (f *traffic) check(t *testing.T, what string) {
 	}
 }
 
-// deployment has pods that go on serving for 10 s after they were told to end, as
+// serves is how long a pod goes on serving after it was told to end.
+const serves = 15 * time.Second
+
+// deployment has pods that go on serving for a while after they were told to end, as
 // pods behind any Service have to: kube-proxy, CoreDNS and who asked it learn
 // later that they left the slices.
 func deployment(ns, name, networks string, replicas int32) *appsv1.Deployment {
 	pod := newPod(ns, name, networks, labelled("app", name))
 	delete(pod.Labels, "pod")
-	pod.Spec.TerminationGracePeriodSeconds = ptr.To[int64](12)
+	pod.Spec.TerminationGracePeriodSeconds = ptr.To(int64(serves/time.Second) + 3)
 	web := &pod.Spec.Containers[0]
-	web.Lifecycle = &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{Sleep: &corev1.SleepAction{Seconds: 10}}}
+	web.Lifecycle = &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{Sleep: &corev1.SleepAction{Seconds: int64(serves / time.Second)}}}
 	web.ReadinessProbe = &corev1.Probe{PeriodSeconds: 1, ProbeHandler: corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{"wget", "-q", "-O", "-", fmt.Sprintf("http://127.0.0.1:%d/", webPort)}}}}
 	return &appsv1.Deployment{
 		ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name},
