@@ -27,7 +27,7 @@ const (
 // reach each other in both families with packets as large as the interface
 // takes, and have no way to a pod of another Network on the same NIC.
 func TestKindsAcrossNodes(t *testing.T) {
-	for _, kind := range []struct {
+	for i, kind := range []struct {
 		name, plugin, physical string
 		specMTU, wantMTU       int
 	}{
@@ -37,13 +37,15 @@ func TestKindsAcrossNodes(t *testing.T) {
 		{"bridge-with-mtu", v1alpha1.PluginBridge, physData, 1400, 1400},
 	} {
 		t.Run(kind.name, func(t *testing.T) {
-			spec := v1alpha1.NetworkSpec{
-				PhysicalNet: kind.physical, Plugin: kind.plugin, MTU: int32(kind.specMTU),
-				Subnet: "10.46.0.0/24", Subnet6: "fd00:10:46::/64",
+			t.Parallel()
+			made := func(name, octet string) *v1alpha1.Network {
+				return newNetwork(t, "e2e-"+kind.name+name, v1alpha1.NetworkSpec{
+					PhysicalNet: kind.physical, Plugin: kind.plugin, MTU: int32(kind.specMTU),
+					Subnet:  v1alpha1.CIDR(fmt.Sprintf("10.%s.%d.0/24", octet, i)),
+					Subnet6: v1alpha1.CIDR(fmt.Sprintf("fd00:10:%s:%d::/64", octet, i)),
+				})
 			}
-			network := newNetwork(t, "e2e-kind", spec)
-			spec.Subnet, spec.Subnet6 = "10.47.0.0/24", "fd00:10:47::/64"
-			other := newNetwork(t, "e2e-kind-other", spec)
+			network, other := made("", "46"), made("-other", "47")
 			awaitNetwork(t, network.Name, metav1.ConditionTrue, v1alpha1.ReasonReady)
 			awaitNetwork(t, other.Name, metav1.ConditionTrue, v1alpha1.ReasonReady)
 			ns := namespace(t)

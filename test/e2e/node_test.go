@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -182,6 +183,20 @@ func nodeIPv4(t *testing.T, name string) string {
 		t.Fatalf("node %s has no IPv4 address", name)
 	}
 	return node.Status.Addresses[at].Address
+}
+
+// freeze stops a program of a node as it is, until the function is called or the
+// test ends.
+func freeze(t *testing.T, node, program string) (resume func()) {
+	t.Helper()
+	mustOnNode(t, node, "pkill", "-STOP", "-x", program)
+	resume = sync.OnceFunc(func() {
+		if _, err := onNode(context.WithoutCancel(t.Context()), node, "", "pkill", "-CONT", "-x", program); err != nil {
+			t.Errorf("letting %s of %s run again: %v", program, node, err)
+		}
+	})
+	t.Cleanup(resume)
+	return resume
 }
 
 // setLink sets a NIC down until the test ends, or up again.

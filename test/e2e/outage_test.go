@@ -140,14 +140,14 @@ func TestAPIServerDownDuringADDAndDEL(t *testing.T) {
 	main := enter(t, ends)
 
 	// The agent stands still from the moment that the pod is bound.
-	signalAgent(t, node, "STOP")
+	resume := freeze(t, node, "netplane-agent")
 	starts := createPod(t, newPod(p.ns, "starts", p.annotation(0), on(node)))
 	eventually(t, 20*time.Second, "the ADD of a pod to begin", func() error {
 		_, err := onNode(t.Context(), node, "", "pgrep", "-x", "netplane")
 		return err
 	})
 	back := stopAPIServer(t)
-	signalAgent(t, node, "CONT")
+	resume()
 	mustOnNode(t, node, "kill", "-9", strconv.Itoa(main.pid))
 	eventually(t, 60*time.Second, "the pod to get its addresses", func() error {
 		record, ok := sandboxes(t, node, p.ns)[starts.Name]
@@ -194,21 +194,6 @@ func attachedInside(t *testing.T, node string, record *sandboxRecord) error {
 		}
 	}
 	return nil
-}
-
-// signalAgent stops the agent of a node where it stands, or lets it go on; the
-// test's end does so, too.
-func signalAgent(t *testing.T, node, signal string) {
-	t.Helper()
-	script := "kill -" + signal + " $(pgrep -x netplane-agent)"
-	mustOnNode(t, node, "sh", "-c", script)
-	if signal == "STOP" {
-		t.Cleanup(func() {
-			if _, err := onNode(context.WithoutCancel(t.Context()), node, "", "sh", "-c", "kill -CONT $(pgrep -x netplane-agent)"); err != nil {
-				t.Errorf("letting the agent go on: %v", err)
-			}
-		})
-	}
 }
 
 // stopAPIServer ends it as a crash would, and kubelet beside it, which would

@@ -8,6 +8,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -22,28 +23,47 @@ import (
 )
 
 // TestForceDeletedPodsKeepTheirAddressesWhileTheyLive: the objects are gone at
-// once, the containers take their time. As long as they do, their addresses
-// count as held, and the pods that take their names wait.
+// once, the containers live for as long as kubelet takes to end them. As long as
+// they do, their addresses count as held, and the pods that take their names wait.
 func TestForceDeletedPodsKeepTheirAddressesWhileTheyLive(t *testing.T) {
 	p := newPool(t)
-	// Longer than a slow machine takes to remove all the objects and to tell of it.
-	const grace = 20 * time.Second
-	pods := p.fill(t, "p", func(pod *corev1.Pod) { pod.Spec.TerminationGracePeriodSeconds = ptr.To(int64(grace / time.Second)) })
+	pods := p.fill(t, "p")
+	// Kubelet ends containers a second after such a deletion; a slow machine needs
+	// longer to delete all the pods and to tell of it.
+	var resume []func()
+	for _, node := range nodesOf(pods) {
+		resume = append(resume, freeze(t, node, "kubelet"))
+	}
 	for _, pod := range pods {
 		if err := env.client.Delete(t.Context(), pod, client.GracePeriodSeconds(0)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	heirs := p.create(t, "p", p.capacity)
-	eventually(t, grace-5*time.Second, "the addresses of the pods that are gone to be held", func() error {
+	eventually(t, 20*time.Second, "the addresses of the pods that are gone to be held", func() error {
 		if held := heldNow(t, poolNetwork); held != p.capacity {
 			return fmt.Errorf("%d are held, want %d", held, p.capacity)
 		}
 		return nil
 	})
+	heirs := p.create(t, "p", p.capacity)
+	for _, heir := range heirs {
+		awaitPending(t, heir, fmt.Sprintf("node(s) had no free address in network %q", poolNetwork))
+	}
+	for _, do := range resume {
+		do()
+	}
 	p.await(t, heirs)
 	p.checkFull(t)
 	p.checkReclaimed(t)
+}
+
+// nodesOf are the nodes on which pods run, each once.
+func nodesOf(pods []*corev1.Pod) []string {
+	var out []string
+	for _, pod := range pods {
+		out = append(out, pod.Spec.NodeName)
+	}
+	return slices.Compact(sorted(out))
 }
 
 // heldNow counts a Network's held addresses on all nodes.
