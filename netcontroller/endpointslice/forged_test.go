@@ -69,7 +69,7 @@ func TestADifferentUnreadableStatusIsAnotherDoubt(t *testing.T) {
 	var seen []string
 	for _, text := range []string{"{", "{{", "{", strings.Repeat("[", 10000)} {
 		pod.Annotations[v1alpha1.AnnotationNetworkStatus] = text
-		w := unreadable(pod)
+		w := unreadable(pod, facts{status: readStatus})
 		if len(w) != 1 || len(w[0].address) != 16 {
 			t.Fatalf("%.20s: withheld %+v", text, w)
 		}

@@ -90,6 +90,7 @@ type facts struct {
 	linked    map[onNode]bool           // whether a node's NICs for a physical network are up
 	down      map[onNode]bool           // NICs of a node (by their names, not networks') that are known to be down
 	contested func(*corev1.Pod, claim) bool
+	status    func(*corev1.Pod) ([]podnetworks.Attachment, error) // what its annotation says
 }
 
 // group is the input for one network's slices of one Service.
@@ -138,7 +139,7 @@ func publish(svc *corev1.Service, networks podnetworks.ServiceNetworks, pods []*
 		out.groups = append(out.groups, g)
 	}
 	for _, pod := range pods {
-		out.withheld = append(out.withheld, unreadable(pod)...)
+		out.withheld = append(out.withheld, unreadable(pod, known)...)
 	}
 	out.problems = append(out.problems, unreachablePorts(svc, networks, known)...)
 	return out

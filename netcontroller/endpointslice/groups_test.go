@@ -364,7 +364,7 @@ func TestPublishTellsProblems(t *testing.T) {
 	}
 }
 
-func TestOutclaimed(t *testing.T) {
+func TestOutclaims(t *testing.T) {
 	deleted := &metav1.Time{}
 	pod := func(uid types.UID, node string, deletion *metav1.Time) corev1.Pod {
 		return corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: uid, DeletionTimestamp: deletion}, Spec: corev1.PodSpec{NodeName: node}}
@@ -385,10 +385,13 @@ func TestOutclaimed(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			if got := outclaimed(&tt.pod, tt.claimants, false); got != tt.want {
+			contested := func(anywhere bool) bool {
+				return slices.ContainsFunc(tt.claimants, func(other corev1.Pod) bool { return outclaims(&other, &tt.pod, anywhere) })
+			}
+			if got := contested(false); got != tt.want {
 				t.Errorf("got %v, want %v", got, tt.want)
 			}
-			if got := outclaimed(&tt.pod, tt.claimants, true); got != tt.anywhere {
+			if got := contested(true); got != tt.anywhere {
 				t.Errorf("of a Network without blocks: got %v, want %v", got, tt.anywhere)
 			}
 		})
@@ -450,8 +453,13 @@ func example(t *testing.T) (*corev1.Service, *corev1.Pod, facts) {
 		down:      map[onNode]bool{{"worker", "ens2"}: true},
 		linked:    map[onNode]bool{{"worker", "phy-net0"}: true, {"worker", "phy-net1"}: true},
 		contested: func(*corev1.Pod, claim) bool { return false },
+		status:    readStatus,
 	}
 	return svc, pod, known
+}
+
+func readStatus(pod *corev1.Pod) ([]podnetworks.Attachment, error) {
+	return podnetworks.ParseStatus(pod.Annotations[v1alpha1.AnnotationNetworkStatus])
 }
 
 func attachment(network, ifname string, ips ...string) podnetworks.Attachment {

@@ -24,7 +24,6 @@ const (
 	indexSliceParent    = "endpointslice.slice.parent"    // slices of a Service and of its children
 	indexSliceNetwork   = "endpointslice.slice.network"   // slices of ours
 	indexPodNode        = "endpointslice.pod.node"        // pods with network-status only
-	indexPodClaim       = "endpointslice.pod.claim"
 	indexBlockHolder    = "endpointslice.block.holder"
 	indexIPClaimPod     = "endpointslice.ipclaim.pod"
 )
@@ -44,7 +43,6 @@ func addIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 		{&discoveryv1.EndpointSlice{}, indexSliceParent, indexValues(sliceParent)},
 		{&discoveryv1.EndpointSlice{}, indexSliceNetwork, indexValues(sliceNetwork)},
 		{&corev1.Pod{}, indexPodNode, indexValues(podNode)},
-		{&corev1.Pod{}, indexPodClaim, indexValues(podClaims)},
 		{&v1alpha1.IPBlock{}, indexBlockHolder, indexValues(blockHolder)},
 		{&v1alpha1.IPClaim{}, indexIPClaimPod, indexValues(claimedBy)},
 	} {
@@ -103,17 +101,6 @@ func podNode(pod *corev1.Pod) []string {
 	}
 	return []string{pod.Spec.NodeName}
 }
-
-func podClaims(pod *corev1.Pod) []string {
-	claims := claimsOf(pod)
-	out := make([]string, 0, len(claims))
-	for _, c := range claims {
-		out = append(out, c.key())
-	}
-	return out
-}
-
-func (c claim) key() string { return c.network + "/" + c.addr.String() }
 
 func blockHolder(block *v1alpha1.IPBlock) []string {
 	return []string{onNode{block.Spec.NodeName, block.Spec.Network}.key()}

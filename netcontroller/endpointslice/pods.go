@@ -43,10 +43,10 @@ func shadowPods(pod *corev1.Pod, n network, families []corev1.IPFamily, known fa
 		return nil, nil
 	}
 	if n.physicalNet == "" {
-		return clusterShadows(pod, families), forgedOnCluster(pod)
+		return clusterShadows(pod, families), forgedOnCluster(pod, known)
 	}
 	ready := sliceutil.IsPodReady(pod) && known.linked[onNode{pod.Spec.NodeName, n.physicalNet}]
-	attachments, err := podnetworks.ParseStatus(pod.Annotations[v1alpha1.AnnotationNetworkStatus])
+	attachments, err := known.status(pod)
 	if err != nil {
 		return nil, nil // see unreadable
 	}
@@ -119,22 +119,14 @@ func distrust(pod *corev1.Pod, n network, c claim, known facts) string {
 	return ""
 }
 
-// outclaimed tells whether one of the claimants of an address stands in the
-// way of pod. A claimant on another node does not, unless anywhere is set: it
-// fails for its node's blocks, if the Network has blocks. A pod that is going
-// away yields to one that is not: its sandbox, and with it the address, may be
-// gone before the pod object is.
-func outclaimed(pod *corev1.Pod, claimants []corev1.Pod, anywhere bool) bool {
-	for i := range claimants {
-		other := &claimants[i]
-		if other.UID == pod.UID || !anywhere && other.Spec.NodeName != pod.Spec.NodeName {
-			continue
-		}
-		if other.DeletionTimestamp == nil || pod.DeletionTimestamp != nil {
-			return true
-		}
-	}
-	return false
+// outclaims tells whether another claimant of an address stands in the way of
+// pod. One on another node does not, unless anywhere is set: it fails for its
+// node's blocks, if the Network has blocks. A pod that is going away yields to
+// one that is not: its sandbox, and with it the address, may be gone before the
+// pod object is.
+func outclaims(other, pod *corev1.Pod, anywhere bool) bool {
+	return other.UID != pod.UID && (anywhere || other.Spec.NodeName == pod.Spec.NodeName) &&
+		(other.DeletionTimestamp == nil || pod.DeletionTimestamp != nil)
 }
 
 // claimsOf are the addresses that a pod's annotation claims. A pod that ended
@@ -156,21 +148,20 @@ func claimsOf(pod *corev1.Pod) []claim {
 
 // unreadable tells of a network-status that cannot be read: an agent wrote
 // another. It names no network, and so is withheld once, not for each of them.
-func unreadable(pod *corev1.Pod) []withheld {
-	text := pod.Annotations[v1alpha1.AnnotationNetworkStatus]
-	_, err := podnetworks.ParseStatus(text)
+func unreadable(pod *corev1.Pod, known facts) []withheld {
+	_, err := known.status(pod)
 	if err == nil || !sliceutil.ShouldPodBeInEndpoints(pod, true) || !hasSandbox(pod) {
 		return nil
 	}
-	digest := sha256.Sum256([]byte(text)) // so that each content has one event, and takes little memory
+	digest := sha256.Sum256([]byte(pod.Annotations[v1alpha1.AnnotationNetworkStatus])) // so that each content has one event, and takes little memory
 	return []withheld{{pod: pod, address: hex.EncodeToString(digest[:8]), why: shorten(err.Error(), maxNote/4)}}
 }
 
 // forgedOnCluster are addresses that a network-status claims on the cluster's
 // own network although kubelet, whose word counts there, knows none of the
 // entry's.
-func forgedOnCluster(pod *corev1.Pod) []withheld {
-	attachments, err := podnetworks.ParseStatus(pod.Annotations[v1alpha1.AnnotationNetworkStatus])
+func forgedOnCluster(pod *corev1.Pod, known facts) []withheld {
+	attachments, err := known.status(pod)
 	if err != nil {
 		return nil
 	}

@@ -11,7 +11,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -46,6 +45,10 @@ type reconciler struct {
 	// additions is the watcher's, too.
 	additions *additions
 	pace      *pace
+	passes    *passes
+	statuses  *statuses // the watcher's, too
+	// most is how many endpoints a slice may have.
+	most int
 	// takeOver is how long slices stand beside the built-in ones.
 	takeOver time.Duration
 }
@@ -218,19 +221,18 @@ func (r *reconciler) gather(ctx context.Context, names []string, pods []*corev1.
 		fixed:    map[types.UID][]claim{},
 		linked:   map[onNode]bool{},
 		down:     map[onNode]bool{},
+		status:   r.statuses.of,
 		contested: func(pod *corev1.Pod, c claim) bool {
-			var rivals corev1.PodList
-			err := r.client.List(ctx, &rivals, client.MatchingFields{indexPodClaim: c.key()}, client.UnsafeDisableDeepCopy)
-			if err != nil {
-				log.FromContext(ctx).Error(err, "Cannot list the claimants of an address, so it is withheld", "address", c.addr)
-				return true
-			}
 			n, ok := known.networks[c.network]
-			return outclaimed(pod, rivals.Items, ok && n.plan == nil)
+			return r.statuses.isContested(pod, c, ok && n.plan == nil)
 		},
 	}
 	if err := r.gatherNetworks(ctx, names, &known); err != nil {
 		return facts{}, err
+	}
+	var fixed v1alpha1.IPClaimList // most clusters have none
+	if err := r.client.List(ctx, &fixed, client.Limit(1), client.UnsafeDisableDeepCopy); err != nil {
+		return facts{}, fmt.Errorf("looking for IPClaims: %w", err)
 	}
 	seen := map[string]bool{}
 	for _, pod := range pods {
@@ -238,8 +240,10 @@ func (r *reconciler) gather(ctx context.Context, names []string, pods []*corev1.
 		if node == "" {
 			continue
 		}
-		if err := r.gatherFixed(ctx, pod, &known); err != nil {
-			return facts{}, err
+		if len(fixed.Items) > 0 {
+			if err := r.gatherFixed(ctx, pod, &known); err != nil {
+				return facts{}, err
+			}
 		}
 		if seen[node] {
 			continue
@@ -323,56 +327,6 @@ func (r *reconciler) gatherFixed(ctx context.Context, pod *corev1.Pod, known *fa
 	return nil
 }
 
-// sliceSet is what one group's slices have in common.
-type sliceSet struct{ service, network string }
-
-// write brings the slices of every group in line, and then removes those of
-// networks that the Service does not name any more: not before what takes their
-// place is there.
-func (r *reconciler) write(ctx context.Context, groups []group, existing []*discoveryv1.EndpointSlice, trigger time.Time) error {
-	bySet := map[sliceSet][]*discoveryv1.EndpointSlice{}
-	for _, slice := range existing {
-		of := sliceSet{slice.Labels[discoveryv1.LabelServiceName], slice.Labels[v1alpha1.LabelNetwork]}
-		bySet[of] = append(bySet[of], slice)
-	}
-	// At once: a group has slices of its own, and waits for the API server only.
-	errs := make([]error, len(groups))
-	var all sync.WaitGroup
-	for i, g := range groups {
-		of := sliceSet{g.service.Name, g.network}
-		have := bySet[of]
-		delete(bySet, of)
-		all.Go(func() {
-			logger := log.FromContext(ctx).WithValues("service", g.service.Name, "network", g.network)
-			errs[i] = r.slices.Reconcile(logger, g.service, g.pods, have, trigger)
-		})
-	}
-	all.Wait()
-	failed := map[string]bool{}
-	for i := range groups {
-		failed[groups[i].service.Name] = failed[groups[i].service.Name] || errs[i] != nil
-	}
-	for of, leftover := range bySet {
-		if !failed[of.service] {
-			errs = append(errs, r.removeSlices(ctx, leftover))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-func (r *reconciler) removeSlices(ctx context.Context, all []*discoveryv1.EndpointSlice) error {
-	var errs []error
-	for _, slice := range all {
-		err := r.client.Delete(ctx, slice, client.Preconditions{UID: &slice.UID})
-		if client.IgnoreNotFound(err) != nil {
-			errs = append(errs, fmt.Errorf("removing slice %s: %w", client.ObjectKeyFromObject(slice), err))
-			continue
-		}
-		r.tracker.ExpectDeletion(slice)
-	}
-	return errors.Join(errs...)
-}
-
 // withdraw removes what we made for a Service.
 func (r *reconciler) withdraw(ctx context.Context, svc client.ObjectKey, existing []*discoveryv1.EndpointSlice) error {
 	r.doubts.update(svc, nil)
@@ -391,6 +345,7 @@ func (r *reconciler) forget(ctx context.Context, svc client.ObjectKey, existing 
 		names[slice.Labels[discoveryv1.LabelServiceName]] = true
 	}
 	for name := range names {
+		r.passes.forgetService(types.NamespacedName{Namespace: svc.Namespace, Name: name})
 		r.slices.DeleteService(svc.Namespace, name)
 		r.tracker.DeleteService(svc.Namespace, name)
 	}

@@ -122,9 +122,12 @@ func Setup(mgr ctrl.Manager, opts Options) error {
 		failing:   newFailing(opts.Clock),
 		additions: newAdditions(),
 		pace:      paced,
+		passes:    newPasses(opts.Clock),
+		statuses:  newStatuses(),
+		most:      int(opts.MaxEndpointsPerSlice),
 		takeOver:  opts.TakeOverPeriod,
 	}
-	watch := &watcher{reader: mgr.GetClient(), pace: paced, tracker: tracker, additions: r.additions}
+	watch := &watcher{reader: mgr.GetClient(), pace: paced, tracker: tracker, additions: r.additions, statuses: r.statuses}
 	err = ctrl.NewControllerManagedBy(mgr).
 		Named(controllerName).
 		For(&corev1.Service{}, builder.WithPredicates(predicate.Funcs{CreateFunc: watch.serviceCreated, UpdateFunc: watch.serviceUpdated})).

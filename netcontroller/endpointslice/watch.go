@@ -34,6 +34,7 @@ type watcher struct {
 	pace      *pace
 	tracker   *sliceutil.EndpointSliceTracker
 	additions *additions
+	statuses  *statuses
 }
 
 // serviceCreated: at start, Services that lost the annotation while we were
@@ -101,7 +102,9 @@ func isAnnotated(svc *corev1.Service) bool {
 func (w *watcher) pods() handler.EventHandler {
 	return handler.Funcs{
 		CreateFunc: func(ctx context.Context, e event.CreateEvent, q queue) { w.podChanged(ctx, q, nil, e.Object) },
-		DeleteFunc: func(ctx context.Context, e event.DeleteEvent, q queue) { w.podChanged(ctx, q, nil, e.Object) },
+		DeleteFunc: func(ctx context.Context, e event.DeleteEvent, q queue) {
+			w.podChanged(ctx, q, e.Object, nil)
+		},
 		UpdateFunc: func(ctx context.Context, e event.UpdateEvent, q queue) {
 			w.podChanged(ctx, q, e.ObjectOld, e.ObjectNew)
 		},
@@ -109,26 +112,28 @@ func (w *watcher) pods() handler.EventHandler {
 }
 
 // podChanged enqueues the Services that select the pod, before or now, and
-// those of other pods that claim one of its addresses.
+// those of other pods that claim one of its addresses. One of the two is nil for
+// a pod that came or went.
 func (w *watcher) podChanged(ctx context.Context, q queue, before, now client.Object) {
-	pod, ok := now.(*corev1.Pod)
-	if !ok {
+	old, wasThere := before.(*corev1.Pod)
+	pod, isThere := now.(*corev1.Pod)
+	if isThere {
+		w.statuses.set(pod)
+	}
+	if wasThere && (!isThere || old.UID != pod.UID) {
+		w.statuses.drop(old.UID)
+	}
+	if wasThere && isThere && !matters(old, pod) {
 		return
 	}
-	versions := []*corev1.Pod{pod}
-	if old, ok := before.(*corev1.Pod); ok {
-		if !matters(old, pod) {
-			return
+	for _, version := range []*corev1.Pod{old, pod} {
+		if version == nil {
+			continue
 		}
-		versions = append(versions, old)
-	}
-	for _, version := range versions {
 		w.enqueueSelecting(ctx, q, version)
 		for _, c := range claimsOf(version) {
-			for _, rival := range w.listPods(ctx, client.MatchingFields{indexPodClaim: c.key()}) {
-				if rival.UID != pod.UID {
-					w.enqueueSelecting(ctx, q, &rival)
-				}
+			for _, rival := range w.statuses.rivals(version, c) {
+				w.enqueueSelecting(ctx, q, rival)
 			}
 		}
 	}

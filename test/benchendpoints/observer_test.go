@@ -13,9 +13,10 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
 	"k8s.io/utils/ptr"
 
 	"github.com/netplane/netplane/api/v1alpha1"
@@ -62,21 +63,29 @@ func (w *world) observe(b *testing.B) *observer {
 	config.ContentType = runtime.ContentTypeProtobuf // as kube-proxy
 	clients, err := kubernetes.NewForConfig(config)
 	must(b, err)
-	// From nothing on, which also tells of what is there.
-	events, err := clients.DiscoveryV1().EndpointSlices(namespace).Watch(b.Context(), metav1.ListOptions{LabelSelector: discoveryv1.LabelServiceName + "!=kubernetes"})
-	must(b, err)
-	b.Cleanup(events.Stop)
-	go func() {
-		for event := range events.ResultChan() {
-			if slice, ok := event.Object.(*discoveryv1.EndpointSlice); ok {
-				o.see(event.Type, slice, time.Now())
-			}
+	// Informers watch anew where the API server ends a watch that it could not serve fast enough.
+	factory := informers.NewSharedInformerFactoryWithOptions(clients, 0, informers.WithNamespace(namespace),
+		informers.WithTweakListOptions(func(o *metav1.ListOptions) { o.LabelSelector = discoveryv1.LabelServiceName + "!=kubernetes" }))
+	see := func(object any, gone bool) {
+		if last, ok := object.(cache.DeletedFinalStateUnknown); ok {
+			object = last.Obj
 		}
-	}()
+		if slice, ok := object.(*discoveryv1.EndpointSlice); ok {
+			o.see(slice, gone, time.Now())
+		}
+	}
+	_, err = factory.Discovery().V1().EndpointSlices().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(object any) { see(object, false) },
+		UpdateFunc: func(_, object any) { see(object, false) },
+		DeleteFunc: func(object any) { see(object, true) },
+	})
+	must(b, err)
+	factory.Start(b.Context().Done())
+	factory.WaitForCacheSync(b.Context().Done())
 	return o
 }
 
-func (o *observer) see(kind watch.EventType, slice *discoveryv1.EndpointSlice, now time.Time) {
+func (o *observer) see(slice *discoveryv1.EndpointSlice, gone bool, now time.Time) {
 	service := slice.Labels[discoveryv1.LabelServiceName]
 	by := theirs
 	if slice.Labels[discoveryv1.LabelManagedBy] == v1alpha1.EndpointSliceManagedBy {
@@ -91,7 +100,7 @@ func (o *observer) see(kind watch.EventType, slice *discoveryv1.EndpointSlice, n
 		o.sums[key] = &size{}
 	}
 	before, next := o.slices[slice.Name], size{}
-	if kind != watch.Deleted {
+	if !gone {
 		next.endpoints = len(slice.Endpoints)
 		for i := range slice.Endpoints {
 			if ptr.Deref(slice.Endpoints[i].Conditions.Ready, false) {
