@@ -114,11 +114,14 @@ func (s *slimmer) slimContainers(spec *corev1.PodSpec) []corev1.Container {
 	return share(s, fmt.Sprint("ports ", named), []corev1.Container{{Ports: slices.Clip(named)}})
 }
 
+// slimConditions are those that say something: that a sandbox exists, and that
+// nobody disrupts a pod, is what their absence says, too.
 func slimConditions(all []corev1.PodCondition) []corev1.PodCondition {
 	var out []corev1.PodCondition
 	for i := range all {
-		switch c := &all[i]; c.Type {
-		case corev1.PodReady, corev1.PodReadyToStartContainers, corev1.DisruptionTarget:
+		c := &all[i]
+		if c.Type == corev1.PodReady || c.Type == corev1.PodReadyToStartContainers && c.Status == corev1.ConditionFalse ||
+			c.Type == corev1.DisruptionTarget && c.Status == corev1.ConditionTrue {
 			out = append(out, corev1.PodCondition{Type: c.Type, Status: c.Status, Reason: c.Reason, LastTransitionTime: c.LastTransitionTime})
 		}
 	}

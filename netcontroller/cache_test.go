@@ -68,7 +68,6 @@ func TestSlimPodKeepsWhatControllersRead(t *testing.T) {
 			Phase: corev1.PodRunning, PodIP: "10.0.0.1", PodIPs: []corev1.PodIP{{IP: "10.0.0.1"}},
 			Conditions: []corev1.PodCondition{
 				{Type: corev1.PodReady, Status: corev1.ConditionFalse, Reason: "r", LastTransitionTime: then},
-				{Type: corev1.PodReadyToStartContainers, Status: corev1.ConditionTrue},
 				{Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: "DeletionByPodGC"},
 			},
 			ContainerStatuses: []corev1.ContainerStatus{{Name: "d", State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}}}},

@@ -8,12 +8,18 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"runtime/metrics"
 	"time"
 )
 
-// gcPercent is below Go's default of 100: nearly all of the memory are caches
-// that stay, and as much garbage again would double it.
-const gcPercent = 40
+// How much garbage may be beside what lives, before it is collected. Nearly all
+// of the memory are caches that stay: Go's default, as much again, would double
+// it. In a large cluster a small part of them is room enough for the work.
+const (
+	mostPercent  = 40
+	leastPercent = 15 // less would have the collector run for most of the time
+	mostGarbage  = 40 << 20
+)
 
 // What a burst of changes left is given back so often, if there is so much
 // memory that it is worth a collection, which costs about a second of CPU for
@@ -23,10 +29,20 @@ const (
 	giveBackFrom   = 128 << 20 // bytes
 )
 
-// limitGarbage sets what the environment does not.
+// garbagePercent is the room for garbage beside so many bytes that live.
+func garbagePercent(live uint64) int {
+	if live == 0 {
+		return mostPercent
+	}
+	return int(max(leastPercent, min(mostPercent, mostGarbage*100/live))) //nolint:gosec // at most 40
+}
+
+// limitGarbage sets what the environment does not, for the bytes that live now.
 func limitGarbage() {
 	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
+		live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+		metrics.Read(live)
+		debug.SetGCPercent(garbagePercent(live[0].Value.Uint64()))
 	}
 }
 
@@ -46,6 +62,7 @@ func (giveBack) Start(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-ticks.C:
+			limitGarbage()
 			var now runtime.MemStats
 			runtime.ReadMemStats(&now)
 			if now.Sys-now.HeapReleased >= giveBackFrom {
