@@ -168,16 +168,16 @@ func count[T any](all []T, is func(T) bool) int {
 // order, the library makes the same of what it is given as of all.
 func TestNarrowedWritesComeToTheSame(t *testing.T) {
 	whole := newNarrowed(t)
-	for seed := range uint64(8) {
+	for seed := range uint64(4) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			random := rand.New(rand.NewPCG(seed, 1)) // #nosec G404 -- to be repeated
 			n := newNarrowed(t)
-			for i := range 23 {
+			for i := range 13 {
 				n.addPod(i)
 			}
 			n.write(t)
 			n.checkAgainst(t, whole, "the start")
-			for step := range 40 {
+			for step := range 30 {
 				what := n.happen(t, random, 100+step)
 				n.write(t)
 				n.checkAgainst(t, whole, fmt.Sprintf("step %d, %s", step, what))
