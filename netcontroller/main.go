@@ -24,6 +24,7 @@ import (
 	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
+	ctrlconfig "sigs.k8s.io/controller-runtime/pkg/config"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
@@ -37,6 +38,11 @@ import (
 
 // readyTimeout bounds how long a readiness probe waits for the caches.
 const readyTimeout = 500 * time.Millisecond
+
+// cacheSyncTimeout is how long reading the whole cluster may take. The default of
+// two minutes is too short for 50,000 pods where the CPU is scarce; a controller
+// that ends then would begin again.
+const cacheSyncTimeout = 10 * time.Minute
 
 func main() { os.Exit(run()) }
 
@@ -105,6 +111,7 @@ func newManager(config *rest.Config, opts *options) (ctrl.Manager, error) {
 		// serve returns right after Start, so that nothing acts without the lease.
 		LeaderElectionReleaseOnCancel: true,
 		Cache:                         cacheOptions(),
+		Controller:                    ctrlconfig.Controller{CacheSyncTimeout: cacheSyncTimeout},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("making the controller manager: %w", err)
