@@ -18,7 +18,7 @@ import (
 const (
 	mostPercent  = 40
 	leastPercent = 15 // less would have the collector run for most of the time
-	mostGarbage  = 40 << 20
+	mostGarbage  = 28 << 20
 )
 
 // What a burst of changes left is given back so often, if there is so much

@@ -9,7 +9,7 @@ import (
 )
 
 func TestGarbagePercent(t *testing.T) {
-	for live, want := range map[uint64]int{0: 40, 4 << 20: 40, 100 << 20: 40, 200 << 20: 20, 1 << 30: 15} {
+	for live, want := range map[uint64]int{0: 40, 4 << 20: 40, 70 << 20: 40, 140 << 20: 20, 1 << 30: 15} {
 		if got := garbagePercent(live); got != want {
 			t.Errorf("beside %d MiB: %d %%, want %d", live>>20, got, want)
 		}
