@@ -38,15 +38,26 @@ var errRewound = errors.New("the API server's state went back behind what was re
 
 // position is how far one kind's cache has come.
 type position struct {
-	kind    schema.GroupVersionKind
-	version func() string
+	kind     schema.GroupVersionKind
+	version  func() string
+	furthest string // what version told when it was highest
+}
+
+// look remembers how far the cache is. A watch that ends within its first second
+// is begun anew with a list, and such a cache goes back with the API server; what
+// controllers have concluded from the state before does not.
+func (p *position) look() {
+	version := p.version()
+	if order, err := resourceversion.CompareResourceVersion(version, p.furthest); p.furthest == "" || err == nil && order > 0 {
+		p.furthest = version
+	}
 }
 
 // comparer compares the caches with the API server. It runs with or without the
 // lease: who waits for it would go on with the caches that it has.
 type comparer struct {
 	live   client.Reader
-	caches []position
+	caches []*position
 	every  time.Duration
 }
 
@@ -68,7 +79,7 @@ func newComparer(mgr ctrl.Manager) (*comparer, error) {
 			return nil, fmt.Errorf("following the cache of %ss: %w", kind.Kind, err)
 		}
 		if told, ok := informer.(interface{ LastSyncResourceVersion() string }); ok {
-			c.caches = append(c.caches, position{kind, told.LastSyncResourceVersion})
+			c.caches = append(c.caches, &position{kind: kind, version: told.LastSyncResourceVersion})
 		}
 	}
 	return c, nil
@@ -83,6 +94,9 @@ func (c *comparer) Start(ctx context.Context) error {
 	ticks := time.NewTicker(c.every)
 	defer ticks.Stop()
 	for {
+		for _, cached := range c.caches { // before the first question: an answer may take long
+			cached.look()
+		}
 		for _, cached := range c.caches {
 			if err := c.compare(ctx, cached); err != nil {
 				return err
@@ -98,10 +112,9 @@ func (c *comparer) Start(ctx context.Context) error {
 
 // compare lists one name, in one namespace, so that the API server has next to
 // nothing to do. No answer is no news.
-func (c *comparer) compare(ctx context.Context, cached position) error {
+func (c *comparer) compare(ctx context.Context, cached *position) error {
 	ctx, cancel := context.WithTimeout(ctx, compareTimeout)
 	defer cancel()
-	read := cached.version()
 	var list metav1.PartialObjectMetadataList
 	list.SetGroupVersionKind(cached.kind.GroupVersion().WithKind(cached.kind.Kind + "List"))
 	err := c.live.List(ctx, &list, client.MatchingFields{metav1.ObjectNameField: nameOfNothing}, client.InNamespace(metav1.NamespaceDefault))
@@ -111,8 +124,8 @@ func (c *comparer) compare(ctx context.Context, cached position) error {
 	}
 	// Versions of one kind only grow (KEP-5504). A cache that is not filled yet has
 	// none, which does not compare.
-	if order, err := resourceversion.CompareResourceVersion(list.ResourceVersion, read); err != nil || order >= 0 {
+	if order, err := resourceversion.CompareResourceVersion(list.ResourceVersion, cached.furthest); err != nil || order >= 0 {
 		return nil
 	}
-	return fmt.Errorf("%ss were read up to version %s, and the API server is at %s: %w", cached.kind.Kind, read, list.ResourceVersion, errRewound)
+	return fmt.Errorf("%ss were read up to version %s, and the API server is at %s: %w", cached.kind.Kind, cached.furthest, list.ResourceVersion, errRewound)
 }

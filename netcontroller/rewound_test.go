@@ -35,24 +35,30 @@ func (s *server) List(_ context.Context, list client.ObjectList, _ ...client.Lis
 func TestACacheThatIsAheadOfTheAPIServerEndsTheController(t *testing.T) {
 	tests := []struct {
 		name     string
-		cache    string
+		cache    []string // at each look, the last one for ever
 		versions []string
 		err      error
 		want     error
 	}{
-		{"the server is as far", "100", []string{"100"}, nil, nil},
-		{"the server is further", "100", []string{"101"}, nil, nil},
-		{"the server was set back before the start", "100", []string{"99"}, nil, errRewound},
-		{"the server is set back later", "100", []string{"100", "101", "99"}, nil, errRewound},
-		{"the server does not answer", "100", []string{"1"}, errors.New("no answer"), nil},
-		{"the cache is not filled", "", []string{"1"}, nil, nil},
+		{"the server is as far", []string{"100"}, []string{"100"}, nil, nil},
+		{"the server is further", []string{"100"}, []string{"101"}, nil, nil},
+		{"the server was set back before the start", []string{"100"}, []string{"99"}, nil, errRewound},
+		{"the server is set back later", []string{"100"}, []string{"100", "101", "99"}, nil, errRewound},
+		{"the cache was filled anew", []string{"100", "99"}, []string{"100", "99"}, nil, errRewound},
+		{"the cache was filled anew, and is further again", []string{"100", "99", "101"}, []string{"101"}, nil, nil},
+		{"the server does not answer", []string{"100"}, []string{"1"}, errors.New("no answer"), nil},
+		{"the cache is not filled", []string{""}, []string{"1"}, nil, nil},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
+			looks := 0
 			live := &server{versions: test.versions, err: test.err, end: cancel}
-			c := &comparer{live: live, every: time.Millisecond, caches: []position{{v1alpha1.SchemeGroupVersion.WithKind("IPBlock"), func() string { return test.cache }}}}
+			c := &comparer{live: live, every: time.Millisecond, caches: []*position{{kind: v1alpha1.SchemeGroupVersion.WithKind("IPBlock"), version: func() string {
+				looks++
+				return test.cache[min(looks, len(test.cache))-1]
+			}}}}
 			err := c.Start(ctx)
 			if !errors.Is(err, test.want) {
 				t.Fatalf("error %v, want %v", err, test.want)
