@@ -100,6 +100,8 @@ type Taken interface {
 type PodLinks interface {
 	// Add makes interfaces that are up: all or none. An error tells of which.
 	Add(ctx context.Context, netns string, specs ...link.Interface) error
+	// Announce tells the neighbours who has their addresses. It may take a second.
+	Announce(ctx context.Context, netns string, specs ...link.Interface) error
 	// Delete removes them, the last first; what is gone already is no error.
 	Delete(ctx context.Context, netns string, specs ...link.Interface) error
 	// Check says in what the interface differs from spec.

@@ -150,6 +150,7 @@ func (s *Server) makeLink(ctx context.Context, sandbox *Sandbox, all []wanted) (
 	if err := s.remember(made); err != nil {
 		return sandbox, err
 	}
+	s.announcer.add(sandbox.NetNS, iface)
 	return made, nil
 }
 

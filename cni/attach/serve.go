@@ -51,6 +51,7 @@ func (s *Server) Run(ctx context.Context) error {
 		s.collect(ctx)
 	})
 	group.Go(func() { s.followChanges(ctx) })
+	group.Go(func() { s.announceAll(ctx) })
 	slots := make(chan struct{}, maxSessions)
 	for {
 		raw, err := listener.Accept()
@@ -177,6 +178,7 @@ func (ses *session) answer(ctx context.Context, request *wire.Request) bool {
 func (ses *session) answered() {
 	if a := ses.attached; a != nil {
 		ses.attached = nil
+		ses.announcer.add(a.NetNS, a.Interfaces...)
 		ses.report(a)
 		ses.PodChanged(types.UID(a.PodUID)) // its annotation may have changed meanwhile
 	}

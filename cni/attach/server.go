@@ -27,6 +27,8 @@ type Server struct {
 	records Sandboxes
 	busy    keyedMutex
 	plugs   plugs
+	// announcer is told of interfaces that stand.
+	announcer *announcer
 
 	mu        sync.Mutex
 	loaded    bool
@@ -74,6 +76,7 @@ func NewServer(config Config, deps Deps) (*Server, error) {
 		busy:      keyedMutex{holders: map[string]*holder{}},
 		nics:      takenNICs{by: map[string]string{}, below: map[string][]string{}},
 		plugs:     newPlugs(),
+		announcer: newAnnouncer(),
 		sandboxes: map[string]*Sandbox{}, unreadable: map[string]string{}, guarding: true, untagging: true,
 		leaving: map[string]bool{}, reached: map[string][]link.SubnetRoute{},
 	}, nil

@@ -148,6 +148,10 @@ func (p podLinks) Add(ctx context.Context, netns string, specs ...link.Interface
 	return p.w.links.Add(ctx, netns, specs...)
 }
 
+func (p podLinks) Announce(ctx context.Context, netns string, specs ...link.Interface) error {
+	return p.w.links.Announce(ctx, netns, specs...)
+}
+
 func (p podLinks) Delete(ctx context.Context, netns string, specs ...link.Interface) error {
 	p.w.stepped("before delete")
 	defer p.w.stepped("after delete")

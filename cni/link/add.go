@@ -25,10 +25,8 @@ type addition struct {
 	index int
 }
 
-// Add makes interfaces in a pod's namespace: all, or none. The order counts:
-// born down, notifications switched on, addresses, up. Only so does the kernel
-// announce the addresses to the neighbours (inetdev_event in
-// net/ipv4/devinet.c, ndisc_netdev_event in net/ipv6/ndisc.c).
+// Add makes interfaces in a pod's namespace: all, or none. They are born down, and
+// up when they have their addresses. Announce tells the neighbours.
 func (l *Links) Add(ctx context.Context, netnsPath string, specs ...Interface) error {
 	return l.inPod(ctx, netnsPath, func(p *pod) error { return p.add(ctx, specs) })
 }
@@ -63,15 +61,6 @@ func (p *pod) add(ctx context.Context, specs []Interface) (err error) {
 	if err := p.configure(all); err != nil {
 		return err
 	}
-	for i := range all {
-		a := &all[i]
-		if a.kind.started == nil {
-			continue
-		}
-		if err := a.kind.started(ctx, p, a.index, a.Interface); err != nil {
-			return fmt.Errorf("interface %s: %w", a.Name, err)
-		}
-	}
 	finished = true
 	return nil
 }
@@ -97,14 +86,13 @@ func (p *pod) unmakeAll(all []addition, cause error) error {
 	return cause
 }
 
-// create makes all links, down, under their final names, with the settings by
-// which the kernel will announce them.
+// create makes all links, down, under their final names, with our own settings.
 func (p *pod) create(ctx context.Context, all []addition) error {
-	const late = "Neighbours may keep stale entries for a while: the kernel was not told to announce the interface"
+	const unset = "An interface keeps settings of the kernel's: routers may give it addresses, and its own may come late"
 	restore, err := p.preset(all)
 	preset := restore != nil
 	if err != nil {
-		klog.FromContext(ctx).Error(err, late)
+		klog.FromContext(ctx).Error(err, unset)
 	}
 	err = p.bear(all)
 	if preset {
@@ -132,7 +120,7 @@ func (p *pod) create(ctx context.Context, all []addition) error {
 			continue
 		}
 		if err := p.writeSysctls(podSysctls(a.Interface)); err != nil {
-			klog.FromContext(ctx).Error(err, late, "interface", a.Name)
+			klog.FromContext(ctx).Error(err, unset, "interface", a.Name)
 		}
 	}
 	return nil

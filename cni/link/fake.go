@@ -25,11 +25,12 @@ type Fake struct {
 	lines map[string]string
 	nics  map[string]int
 	// forwards are the entries of vxlan devices, by the key of their line.
-	forwards map[string]Forward
+	forwards  map[string]Forward
+	announced []string
 	// Hosts are the addresses of hosts behind the NICs and their MACs, for Probe.
 	Hosts map[netip.Addr]string
 	// FailOn makes an operation fail when it returns an error. The operation
-	// is told as "add eth0", "unmake eth0", "delete eth0", "tag eth1 100", "bridge eth1",
+	// is told as "add eth0", "unmake eth0", "announce eth0", "delete eth0", "tag eth1 100", "bridge eth1",
 	// "prune", "path nps...", "masquerade", "probe eth1 10.10.0.5", "nic eth2".
 	FailOn func(operation string) error
 }
@@ -152,6 +153,26 @@ func (f *Fake) Delete(_ context.Context, netns string, specs ...Interface) error
 		f.remove(netns, &specs[i])
 	}
 	return nil
+}
+
+// Announce notes what was announced, see Announced: there are no neighbours.
+func (f *Fake) Announce(_ context.Context, netns string, specs ...Interface) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for i := range specs {
+		if err := f.fails("announce %s", specs[i].Name); err != nil {
+			return err
+		}
+		f.announced = append(f.announced, netns+" "+specs[i].Name)
+	}
+	return nil
+}
+
+// Announced are the interfaces that were announced: namespace and name.
+func (f *Fake) Announced() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.announced)
 }
 
 func (f *Fake) remove(netns string, spec *Interface) {

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Layout of the frames that a probe sends and reads: Ethernet II with ARP (RFC
+// Layout of the frames that probes and announcements consist of: Ethernet II with ARP (RFC
 // 826), or with IPv6 (RFC 8200) and neighbour discovery (RFC 4861 4.3, 4.4).
 const (
 	macLength  = 6
@@ -66,6 +66,36 @@ func solicitation(mac net.HardwareAddr, address netip.Addr) []byte {
 	frame = append(frame, group[:]...)
 	frame = append(frame, typeSolicitation, 0, 0, 0, 0, 0, 0, 0)
 	frame = append(frame, target[:]...)
+	binary.BigEndian.PutUint16(frame[icmpStart+2:], checksum(frame[ethLength:]))
+	return frame
+}
+
+// gratuitousARP tells all who has an IPv4 address (RFC 5227 3), as the kernel's own
+// does by a request; for any other address it is nil.
+func gratuitousARP(mac net.HardwareAddr, address netip.Addr) []byte {
+	frame := arpProbe(mac, address)
+	if frame != nil {
+		copy(frame[ethLength+14:], address.AsSlice()) // the sender's
+	}
+	return frame
+}
+
+// advertisement tells all nodes who has an IPv6 address, and overrides what they
+// knew of it (RFC 4861 4.4, 7.2.6).
+func advertisement(mac net.HardwareAddr, address netip.Addr) []byte {
+	const (
+		override  = 0x20
+		optLength = 8
+	)
+	target, all := address.As16(), netip.IPv6LinkLocalAllNodes().As16()
+	frame := ethernet(append(net.HardwareAddr{0x33, 0x33}, all[12:]...), mac, unix.ETH_P_IPV6)
+	frame = append(frame, 6<<4, 0, 0, 0, 0, ndLength+optLength, unix.IPPROTO_ICMPV6, hopLimit)
+	frame = append(frame, target[:]...)
+	frame = append(frame, all[:]...)
+	frame = append(frame, typeAdvertisement, 0, 0, 0, override, 0, 0, 0)
+	frame = append(frame, target[:]...)
+	frame = append(frame, optionTargetAddress, 1)
+	frame = append(frame, mac...)
 	binary.BigEndian.PutUint16(frame[icmpStart+2:], checksum(frame[ethLength:]))
 	return frame
 }

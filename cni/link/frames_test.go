@@ -35,6 +35,40 @@ func TestProbesNameNoSender(t *testing.T) {
 	}
 }
 
+func TestAnnouncementsNameTheirSender(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		got  []byte
+		want string
+	}{
+		// RFC 5227 3: sender and target protocol address are the same.
+		{"ARP", gratuitousARP(ownMAC, netip.MustParseAddr("10.10.0.5")),
+			"ffffffffffff" + "020000000001" + "0806" + "0001080006040001" + "020000000001" + "0a0a0005" + "000000000000" + "0a0a0005"},
+		{"ARP for IPv6", gratuitousARP(ownMAC, netip.MustParseAddr("fd00::5")), ""},
+		// RFC 4861 4.4: to all nodes, overriding, with the option of the target's MAC.
+		{"neighbour advertisement", advertisement(ownMAC, netip.MustParseAddr("fd00:10:10::a0a:5")),
+			"333300000001" + "020000000001" + "86dd" + "60000000" + "00203aff" + "fd0000100010000000000000" + "0a0a0005" +
+				"ff020000000000000000000000000001" + "8800" + "463f" + "20000000" + "fd0000100010000000000000" + "0a0a0005" + "0201020000000001"},
+	} {
+		if got := hex.EncodeToString(test.got); got != test.want {
+			t.Errorf("%s\n got %s\nwant %s", test.name, got, test.want)
+		}
+	}
+	for _, address := range []string{"10.10.0.5", "fd00::5"} {
+		of := netip.MustParseAddr(address)
+		frame := gratuitousARP(otherMAC, of)
+		if of.Is6() {
+			frame = advertisement(otherMAC, of)
+		}
+		if got, ok := readAnswer(frame, ownMAC); !ok || got.Address != of || got.MAC.String() != otherMAC.String() {
+			t.Errorf("%s is read as %v, %t", address, got, ok)
+		}
+		if of.Is6() && checksum(frame[ethLength:]) != 0 {
+			t.Errorf("the checksum of %x is wrong", frame)
+		}
+	}
+}
+
 func TestChecksumOfAValidPacketIsZero(t *testing.T) {
 	frame := solicitation(ownMAC, netip.MustParseAddr("fd00::1"))
 	if sum := checksum(frame[ethLength:]); sum != 0 {
@@ -42,8 +76,8 @@ func TestChecksumOfAValidPacketIsZero(t *testing.T) {
 	}
 }
 
-// advertisement answers a solicitation, with the option of the target's MAC.
-func advertisement(target string, option net.HardwareAddr) []byte {
+// answerTo answers a solicitation, with the option of the target's MAC.
+func answerTo(target string, option net.HardwareAddr) []byte {
 	frame := solicitation(otherMAC, netip.MustParseAddr(target))
 	frame[icmpStart] = typeAdvertisement
 	if option != nil {
@@ -75,9 +109,9 @@ func TestAnswersAreToldFromOtherTraffic(t *testing.T) {
 		{"ARP probe of another host", arpProbe(otherMAC, netip.MustParseAddr("10.10.0.5")), "10.10.0.5 02:00:00:00:00:09"},
 		{"own ARP probe", arpProbe(ownMAC, netip.MustParseAddr("10.10.0.5")), ""},
 		{"ARP of another protocol", changed(reply("10.10.0.5"), 17, 1), ""},
-		{"advertisement", advertisement("fd00::5", nil), "fd00::5 02:00:00:00:00:09"},
-		{"advertisement for another host", advertisement("fd00::5", net.HardwareAddr{2, 0, 0, 0, 0, 7}), "fd00::5 02:00:00:00:00:07"},
-		{"advertisement that was routed", changed(advertisement("fd00::5", nil), ethLength+7, 64), ""},
+		{"advertisement", answerTo("fd00::5", nil), "fd00::5 02:00:00:00:00:09"},
+		{"advertisement for another host", answerTo("fd00::5", net.HardwareAddr{2, 0, 0, 0, 0, 7}), "fd00::5 02:00:00:00:00:07"},
+		{"advertisement that was routed", changed(answerTo("fd00::5", nil), ethLength+7, 64), ""},
 		{"duplicate address detection of another host", solicitation(otherMAC, v6), "fd00::5 02:00:00:00:00:09"},
 		{"own solicitation", solicitation(ownMAC, v6), ""},
 		{"a host that looks for the address", changed(solicitation(otherMAC, v6), ethLength+8, 0xfe), ""},
@@ -97,7 +131,7 @@ func TestAnswersAreToldFromOtherTraffic(t *testing.T) {
 
 func FuzzReadAnswer(f *testing.F) {
 	f.Add(reply("10.10.0.5"))
-	f.Add(advertisement("fd00::5", otherMAC))
+	f.Add(answerTo("fd00::5", otherMAC))
 	f.Fuzz(func(t *testing.T, frame []byte) {
 		if answer, ok := readAnswer(frame, ownMAC); ok && (!answer.Address.IsValid() || len(answer.MAC) != macLength) {
 			t.Errorf("%v of %x", answer, frame)

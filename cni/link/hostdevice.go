@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"net"
 	"strings"
-	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -193,39 +192,6 @@ func (p *pod) travelIn(found netlink.Link, spec *Interface) error {
 		return fmt.Errorf("renaming it to %s: %w", spec.Name, err)
 	}
 	return shape(p.handle, born, spec.MAC, spec.MTU)
-}
-
-// announceNIC waits, but not long, until the NIC has its carrier back, which it
-// lost with being set down: the kernel's announcement at up was in vain if it
-// came before. Setting the MAC, to what it is, makes another.
-func announceNIC(ctx context.Context, p *pod, _ int, spec *Interface) error {
-	mac, err := net.ParseMAC(spec.MAC)
-	if err != nil {
-		return err
-	}
-	for started, first := time.Now(), true; ; first = false {
-		nic, err := p.handle.LinkByName(spec.Name)
-		if err != nil {
-			return err
-		}
-		switch {
-		case nic.Attrs().RawFlags&unix.IFF_RUNNING != 0 && first:
-			return nil
-		case nic.Attrs().RawFlags&unix.IFF_RUNNING != 0:
-			if err := p.handle.LinkSetHardwareAddr(nic, mac); err != nil {
-				klog.FromContext(ctx).V(2).Info("Neighbours learn of a NIC's new addresses late: its driver changes no MAC while it is up", "nic", spec.Parent, "err", err)
-			}
-			return nil
-		case time.Since(started) > portWait:
-			klog.FromContext(ctx).Info("A NIC inside a pod has no carrier yet; neighbours learn of its addresses late", "nic", spec.Parent)
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(portPoll):
-		}
-	}
 }
 
 // linkKind is the kernel's kind of the interface.

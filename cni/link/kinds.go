@@ -4,7 +4,6 @@
 package link
 
 import (
-	"context"
 	"fmt"
 
 	"github.com/vishvananda/netlink"
@@ -21,8 +20,6 @@ type maker struct {
 	create func(p *pod, spec *Interface) error
 	// connect runs after birth, while the pod's end is down; nil does nothing.
 	connect func(p *pod, spec *Interface) error
-	// started runs last, when the interface is up; nil does nothing.
-	started func(ctx context.Context, p *pod, index int, spec *Interface) error
 	// remove takes the link out of the pod's namespace; what is gone is no
 	// error. nil deletes it.
 	remove func(p *pod, spec *Interface) error
@@ -44,9 +41,9 @@ func makerOf(kind string) (maker, bool) {
 	case KindIPVLAN:
 		return maker{birth: bearIPVLAN, check: checkIPVLAN}, true
 	case KindVeth:
-		return maker{birth: bearVeth, connect: connectVeth, started: announceVeth, clean: cleanVeth, check: checkVeth}, true
+		return maker{birth: bearVeth, connect: connectVeth, clean: cleanVeth, check: checkVeth}, true
 	case KindHostDevice:
-		return maker{create: moveIn, started: announceNIC, remove: takeOut, clean: bringHome}, true
+		return maker{create: moveIn, remove: takeOut, clean: bringHome}, true
 	}
 	return maker{clean: removeHostEnd}, false
 }

@@ -46,16 +46,15 @@ func settingsOf(spec *Interface) ([]sysctl, error) {
 	return out, nil
 }
 
-// podSysctls are our own settings of an interface: the kernel is to announce its
-// addresses, which need no check for duplicates, and routers are to leave it alone.
+// podSysctls are our own settings of an interface: its addresses need no check for
+// duplicates, and routers are to leave it alone. Announce adds to them.
 func podSysctls(spec *Interface) []sysctl {
-	out := []sysctl{{"ipv4/conf/" + spec.Name + "/arp_notify", "1"}}
 	v6 := "ipv6/conf/" + spec.Name + "/"
-	out = append(out, sysctl{v6 + "accept_ra", "0"}) // an interface without IPv6 addresses must not get any so
+	out := []sysctl{{v6 + "accept_ra", "0"}} // an interface without IPv6 addresses must not get any so
 	if !hasIPv6(spec.Addresses) {
 		return out
 	}
-	return append(out, sysctl{v6 + "disable_ipv6", "0"}, sysctl{v6 + "accept_dad", "0"}, sysctl{v6 + "ndisc_notify", "1"})
+	return append(out, sysctl{v6 + "disable_ipv6", "0"}, sysctl{v6 + "accept_dad", "0"})
 }
 
 // preset has the interfaces be born with our own settings: new ones copy those

@@ -4,24 +4,13 @@
 package link
 
 import (
-	"context"
 	"fmt"
 	"net"
 	"slices"
-	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
-	"k8s.io/klog/v2"
-)
-
-// Bounds of the wait for a bridge port to forward, see announceVeth. The kernel
-// mostly takes some ten microseconds for it, so the first looks come soon.
-const (
-	portWait      = time.Second
-	portFirstPoll = 50 * time.Microsecond
-	portPoll      = time.Millisecond
 )
 
 // bearVeth makes the host's end the primary link, so that the pod's end is born
@@ -114,44 +103,6 @@ func cleanVeth(l *Links, spec *Interface) error {
 		return err
 	}
 	return l.unguard(spec)
-}
-
-// announceVeth repeats the announcement of a veth: the first one, at up, comes
-// before the kernel's linkwatch has let the bridge port forward, and is
-// dropped there. Setting the MAC, here to what it is, makes the kernel
-// announce again (NETDEV_CHANGEADDR).
-func announceVeth(ctx context.Context, p *pod, index int, spec *Interface) error {
-	mac, err := net.ParseMAC(spec.MAC)
-	if err != nil {
-		return err
-	}
-	deadline, poll := time.Now().Add(portWait), portFirstPoll
-	for {
-		found, err := p.outside.find([]string{spec.HostEnd})
-		if err != nil {
-			return err
-		}
-		end, err := found[0].link()
-		if err != nil {
-			return fmt.Errorf("looking for the host's end: %w", err)
-		}
-		if end.Attrs().OperState == netlink.OperUp {
-			break
-		}
-		if time.Now().After(deadline) {
-			klog.FromContext(ctx).Info("The bridge port does not forward yet; neighbours learn of the interface late", "port", spec.HostEnd, "bridge", spec.Parent)
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(poll):
-			poll = min(2*poll, portPoll)
-		}
-	}
-	again := change(index, 0, "announcing "+spec.Name)
-	again.attr(unix.IFLA_ADDRESS, mac)
-	return p.inside.runAll([]*request{again})
 }
 
 // removeHostEnd is for a veth whose pod's end could not be found.

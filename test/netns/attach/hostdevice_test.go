@@ -68,6 +68,7 @@ func TestWholeNICGoesIntoThePodAndComesBack(t *testing.T) {
 			spec := wholeNIC(t, links, name)
 			wire := capture(t, far, "eth1")
 			must(t, links.Add(t.Context(), pod.path, spec))
+			must(t, links.Announce(t.Context(), pod.path, spec))
 			must(t, links.Check(t.Context(), pod.path, spec))
 			if diff := cmp.Diff([]string{"eth1"}, node.links(t)); diff != "" {
 				t.Errorf("in the host: %s", diff)

@@ -55,6 +55,7 @@ func TestInterfacesAreBornAsDesignedAndAnnounced(t *testing.T) {
 			}
 			wire := capture(t, far, "eth1")
 			must(t, links.Add(t.Context(), pod.path, spec))
+			must(t, links.Announce(t.Context(), pod.path, spec))
 			want := []string{"arp 10.10.0.5 at 0a:01:0a:0a:00:05", "na fd00:10:10::a0a:5 at 0a:01:0a:0a:00:05"}
 			if diff := cmp.Diff(want, wire.announcements(want)); diff != "" {
 				t.Errorf("on the wire: %s", diff)

@@ -39,6 +39,7 @@ func TestSeveralInterfacesComeAndGoTogether(t *testing.T) {
 	specs := several(t, links, 32)
 	before := node.links(t)
 	must(t, links.Add(t.Context(), pod.path, specs...))
+	must(t, links.Announce(t.Context(), pod.path, specs...))
 	for i := range specs {
 		must(t, links.Check(t.Context(), pod.path, specs[i]))
 	}

@@ -29,6 +29,7 @@ func TestInterfacesHaveTheSettingsOfTheirNetwork(t *testing.T) {
 	spec.Sysctls = []link.Sysctl{{Name: "net.ipv4.conf.IFNAME.rp_filter", Value: "2"}, {Name: "net.ipv6.neigh.IFNAME.base_reachable_time_ms", Value: "61000"}, {Name: "net.ipv4.conf.IFNAME.arp_notify", Value: "0"}}
 	host := node.setting(t, "ipv4/conf/eth1/rp_filter")
 	must(t, links.Add(t.Context(), pod.path, spec))
+	must(t, links.Announce(t.Context(), pod.path, spec))
 	must(t, links.Check(t.Context(), pod.path, spec))
 	got := []string{
 		pod.setting(t, "ipv4/conf/net.1/rp_filter"), pod.setting(t, "ipv6/neigh/net.1/base_reachable_time_ms"), pod.setting(t, "ipv4/conf/net.1/arp_notify"),

@@ -161,10 +161,12 @@ func (m *machine) plug(t *testing.T, pod *space, address string) {
 	m.use(bridge)
 	must(t, m.Ensure(t.Context(), &m.ether.network))
 	addr := netip.MustParseAddr(address)
-	must(t, m.links.Add(t.Context(), pod.path, link.Interface{
+	spec := link.Interface{
 		Name: "net1", Kind: link.KindVeth, Parent: bridge, HostEnd: link.HostEndName(pod.path, "net1"),
 		MAC: m.ether.plan.MAC(addr).String(), MTU: m.link(t, bridge).Attrs().MTU, Addresses: m.ether.plan.Interface(addr),
-	}))
+	}
+	must(t, m.links.Add(t.Context(), pod.path, spec))
+	must(t, m.links.Announce(t.Context(), pod.path, spec))
 }
 
 func (m *machine) unplug(t *testing.T, pod *space) {

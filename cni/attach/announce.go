@@ -1,0 +1,86 @@
+// Copyright The netplane Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package attach
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"github.com/netplane/netplane/cni/link"
+)
+
+// announceAfter is how long an interface that stands waits for others to be announced
+// with it. Every announcement goes to every pod on the NIC or bridge; while pods come
+// in numbers their ADDs would compete with it for the CPU. A container takes longer
+// than that to start.
+const announceAfter = 50 * time.Millisecond
+
+// announcement is what one namespace was given.
+type announcement struct {
+	netns      string
+	interfaces []link.Interface
+}
+
+// announcer has the neighbours of new interfaces told, after the runtime was.
+type announcer struct {
+	mu   sync.Mutex
+	due  []announcement
+	more chan struct{} // holds one token while due is not empty
+}
+
+func newAnnouncer() *announcer { return &announcer{more: make(chan struct{}, 1)} }
+
+// add has interfaces announced soon. It does not block.
+func (a *announcer) add(netns string, interfaces ...link.Interface) {
+	if len(interfaces) == 0 {
+		return
+	}
+	a.mu.Lock()
+	a.due = append(a.due, announcement{netns, interfaces})
+	a.mu.Unlock()
+	select {
+	case a.more <- struct{}{}:
+	default:
+	}
+}
+
+func (a *announcer) take() []announcement {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	due := a.due
+	a.due = nil
+	return due
+}
+
+// announceAll announces until ctx ends, and then the rest at once.
+func (s *Server) announceAll(ctx context.Context) {
+	for {
+		select {
+		case <-s.announcer.more:
+			_ = s.pause(ctx, announceAfter) // cut short it is time all the more
+		case <-ctx.Done():
+		}
+		for _, due := range s.announcer.take() {
+			s.announce(context.WithoutCancel(ctx), &due)
+		}
+		if ctx.Err() != nil {
+			return
+		}
+	}
+}
+
+// announce tells the neighbours of one pod. Whoever is gone meanwhile needs no announcement.
+func (s *Server) announce(ctx context.Context, due *announcement) {
+	logger := klog.FromContext(ctx).WithValues("netns", due.netns)
+	switch err := s.deps.PodLinks.Announce(ctx, due.netns, due.interfaces...); {
+	case err == nil:
+	case link.IsGone(err):
+		logger.V(2).Info("A pod went before its interfaces were announced", "err", err)
+	default:
+		logger.Error(err, "Neighbours may keep stale entries for a while")
+	}
+}

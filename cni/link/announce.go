@@ -1,0 +1,171 @@
+// Copyright The netplane Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package link
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+	"k8s.io/klog/v2"
+)
+
+// Bounds of the wait for an interface to pass frames. The kernel mostly takes some
+// ten microseconds for it, so the first looks come soon.
+const (
+	readyWait      = time.Second
+	readyFirstPoll = 50 * time.Microsecond
+	readyPoll      = time.Millisecond
+)
+
+// announced are the settings by which the kernel announces what changes later: an
+// interface that is set up again, or given another MAC.
+const (
+	settingARP = "arp_notify"
+	settingND  = "ndisc_notify"
+)
+
+// Announce tells the neighbours who has the addresses of interfaces that are up,
+// by a gratuitous ARP (RFC 5227 3) and an unsolicited neighbour advertisement (RFC
+// 4861 7.2.6): whoever knew another MAC of an address learns the new one, and
+// switches learn where it is.
+//
+// The kernel would do so itself while an interface is set up, under its RTNL mutex:
+// a bridge and a NIC with macvlans hand such a frame to every pod on them before the
+// request returns, so that an ADD would take the longer the more pods there are. An
+// announcement that is lost, with an agent that is killed just then, costs little:
+// the MAC follows from the address mostly, and the pod's own first frame serves as well.
+func (l *Links) Announce(ctx context.Context, netnsPath string, specs ...Interface) error {
+	ctx, cancel := context.WithTimeout(ctx, readyWait)
+	defer cancel()
+	l.awaitPorts(ctx, specs)
+	ns, err := openNamespace(netnsPath)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = ns.Close() }()
+	return inNamespace(ns, func() error {
+		inside, err := openConn()
+		if err != nil {
+			return err
+		}
+		defer inside.close()
+		return l.announce(ctx, inside, specs)
+	})
+}
+
+// awaitPorts waits until the ends of veths pass frames into their bridges: not
+// before the kernel's linkwatch has seen that both ends are up.
+func (l *Links) awaitPorts(ctx context.Context, specs []Interface) {
+	for i := range specs {
+		spec := &specs[i]
+		if spec.HostEnd == "" {
+			continue
+		}
+		await(ctx, spec, "port "+spec.HostEnd, func() bool {
+			end, err := l.host.LinkByName(spec.HostEnd)
+			return err != nil || end.Attrs().OperState == netlink.OperUp
+		})
+	}
+}
+
+// await asks until it is done or ctx ends.
+func await(ctx context.Context, spec *Interface, what string, done func() bool) {
+	for poll := readyFirstPoll; !done(); poll = min(2*poll, readyPoll) {
+		select {
+		case <-ctx.Done():
+			klog.FromContext(ctx).Info("Neighbours learn of an interface late: it passes no frames yet", "interface", spec.Name, "parent", spec.Parent, "waiting", what)
+			return
+		case <-time.After(poll):
+		}
+	}
+}
+
+// announce is Announce in the pod's namespace. What fails for one interface does not
+// keep the others from being announced.
+func (l *Links) announce(ctx context.Context, inside *conn, specs []Interface) error {
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0) // of no protocol: it receives nothing
+	if err != nil {
+		return fmt.Errorf("opening a packet socket: %w", err)
+	}
+	// The kernel has whoever closes a packet socket wait until nobody sends by it any
+	// more (synchronize_net in net/packet/af_packet.c): some milliseconds.
+	defer func() { go func() { _ = unix.Close(fd) }() }()
+	var failed []error
+	for i := range specs {
+		spec := &specs[i]
+		var found netlink.Link
+		await(ctx, spec, "carrier", func() bool {
+			var asked []*request
+			if asked, err = inside.find([]string{spec.Name}); err == nil {
+				found, err = asked[0].link()
+			}
+			return err != nil || found.Attrs().RawFlags&unix.IFF_RUNNING != 0
+		})
+		if err == nil {
+			err = errors.Join(l.writeSysctls(notifySysctls(spec)), send(fd, found, spec))
+		}
+		if err != nil {
+			failed = append(failed, fmt.Errorf("announcing interface %s: %w", spec.Name, err))
+		}
+	}
+	return errors.Join(failed...)
+}
+
+// send announces the addresses of one interface. A link that resolves none, such as
+// an ipvlan in a layer 3 mode, has nobody to tell.
+func send(fd int, link netlink.Link, spec *Interface) error {
+	attrs := link.Attrs()
+	if attrs.RawFlags&unix.IFF_NOARP != 0 || len(attrs.HardwareAddr) != macLength {
+		return nil
+	}
+	for _, prefix := range spec.Addresses {
+		address := prefix.Addr()
+		frame, setting := gratuitousARP(attrs.HardwareAddr, address), settingARP
+		if address.Is6() {
+			frame, setting = advertisement(attrs.HardwareAddr, address), settingND
+		}
+		if value, own := spec.setting(setting); own && value == "0" {
+			continue
+		}
+		protocol := uint16(unix.ETH_P_ARP)
+		if address.Is6() {
+			protocol = unix.ETH_P_IPV6
+		}
+		to := &unix.SockaddrLinklayer{Protocol: networkOrder(protocol), Ifindex: attrs.Index, Halen: macLength}
+		copy(to.Addr[:], frame[:macLength])
+		if err := unix.Sendto(fd, frame, 0, to); err != nil {
+			return fmt.Errorf("of %s: %w", address, err)
+		}
+	}
+	return nil
+}
+
+// notifySysctls are the settings for later changes, but for those that the Network
+// decides.
+func notifySysctls(spec *Interface) []sysctl {
+	var out []sysctl
+	if _, own := spec.setting(settingARP); !own {
+		out = append(out, sysctl{"ipv4/conf/" + spec.Name + "/" + settingARP, "1"})
+	}
+	if _, own := spec.setting(settingND); !own && hasIPv6(spec.Addresses) {
+		out = append(out, sysctl{"ipv6/conf/" + spec.Name + "/" + settingND, "1"})
+	}
+	return out
+}
+
+// setting is what an interface is asked to have of a setting of that name.
+func (i *Interface) setting(name string) (value string, asked bool) {
+	suffix := "." + sysctlInterface + "." + name
+	at := slices.IndexFunc(i.Sysctls, func(s Sysctl) bool { return strings.HasSuffix(s.Name, suffix) })
+	if at < 0 {
+		return "", false
+	}
+	return i.Sysctls[at].Value, true
+}
