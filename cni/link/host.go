@@ -172,7 +172,12 @@ func isSource(route *netlink.Route, want netip.Addr) bool {
 
 // RemovePath takes back addresses and routes, and a shim with its last user.
 // What is gone already is no error.
-func (l *Links) RemovePath(_ context.Context, path Path, last bool) error {
+func (l *Links) RemovePath(ctx context.Context, path Path, last bool) error {
+	_, leave, err := take(ctx, l.removals)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	device, err := l.host.LinkByName(path.Device)
 	if IsGone(err) {
 		return nil

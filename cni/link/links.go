@@ -25,6 +25,11 @@ import (
 // kernel's RTNL mutex and make each other slower.
 const parallel = 4
 
+// removing bounds those under way that remove links. They mostly wait for the kernel,
+// without the mutex, until nobody uses what goes (rcu_barrier in net/core/dev.c, some 20
+// ms): the more wait at once, the more go in that time, and none keeps an ADD waiting.
+const removing = 16
+
 // Config says where the host is.
 type Config struct {
 	// NetNS is the path of the host's network namespace; empty means the
@@ -48,6 +53,8 @@ type Links struct {
 	socket int
 	// slots are sockets of the host's namespace; who has one may change links.
 	slots chan *conn
+	// removals are those of who may remove links.
+	removals chan *conn
 	// parents is held while what interfaces stand on is looked for, made or removed.
 	parents sync.Mutex
 	// untagged is held while rules against VLAN tags of pods are made; keepsUntagged:
@@ -73,7 +80,7 @@ func Open(config Config) (*Links, error) {
 	if config.ProcSys == "" {
 		config.ProcSys = "/proc/sys"
 	}
-	l := &Links{procSys: config.ProcSys, ns: ns, own: config.NetNS == "", host: handle, socket: -1, slots: make(chan *conn, parallel)}
+	l := &Links{procSys: config.ProcSys, ns: ns, own: config.NetNS == "", host: handle, socket: -1, slots: make(chan *conn, parallel), removals: make(chan *conn, removing)}
 	if err := inNamespace(ns, l.openSockets); err != nil {
 		l.Close()
 		return nil, err
@@ -86,20 +93,24 @@ func (l *Links) openSockets() (err error) {
 	if l.socket, err = unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); err != nil {
 		return fmt.Errorf("opening socket: %w", err)
 	}
-	for range parallel {
-		slot, err := openConn()
-		if err != nil {
-			return err
+	for _, slots := range []chan *conn{l.slots, l.removals} {
+		for range cap(slots) {
+			slot, err := openConn()
+			if err != nil {
+				return err
+			}
+			slots <- slot
 		}
-		l.slots <- slot
 	}
 	return nil
 }
 
 // Close frees the sockets; the Links cannot be used after it.
 func (l *Links) Close() {
-	for len(l.slots) > 0 {
-		(<-l.slots).close()
+	for _, slots := range []chan *conn{l.slots, l.removals} {
+		for len(slots) > 0 {
+			(<-slots).close()
+		}
 	}
 	if l.socket >= 0 {
 		_ = unix.Close(l.socket)
@@ -110,10 +121,12 @@ func (l *Links) Close() {
 
 // enter waits for a slot. It returns the socket of the host's namespace that
 // comes with it, and what frees both. Who waits longest is next.
-func (l *Links) enter(ctx context.Context) (*conn, func(), error) {
+func (l *Links) enter(ctx context.Context) (*conn, func(), error) { return take(ctx, l.slots) }
+
+func take(ctx context.Context, slots chan *conn) (*conn, func(), error) {
 	select {
-	case socket := <-l.slots:
-		return socket, func() { l.slots <- socket }, nil
+	case socket := <-slots:
+		return socket, func() { slots <- socket }, nil
 	case <-ctx.Done():
 		return nil, nil, ctx.Err()
 	}

@@ -25,7 +25,11 @@ type pod struct {
 
 // inPod waits for a slot and has f work on a thread inside a pod's namespace.
 func (l *Links) inPod(ctx context.Context, path string, f func(*pod) error) error {
-	outside, leave, err := l.enter(ctx)
+	return l.inPodBy(ctx, l.slots, path, f)
+}
+
+func (l *Links) inPodBy(ctx context.Context, slots chan *conn, path string, f func(*pod) error) error {
+	outside, leave, err := take(ctx, slots)
 	if err != nil {
 		return err
 	}
