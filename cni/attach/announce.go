@@ -5,6 +5,7 @@ package attach
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -56,8 +57,16 @@ func (a *announcer) take() []announcement {
 	return due
 }
 
-// announceAll announces until ctx ends, and then the rest at once.
+// slow: a NIC that was moved has no carrier for a while, which keeps no other waiting.
+func (a *announcement) slow() bool {
+	return slices.ContainsFunc(a.interfaces, func(i link.Interface) bool { return i.NIC != nil })
+}
+
+// announceAll announces until ctx ends, and then the rest at once. One pod comes after
+// another, so that at most one CPU is busy with it.
 func (s *Server) announceAll(ctx context.Context) {
+	var apart sync.WaitGroup
+	defer apart.Wait()
 	for {
 		select {
 		case <-s.announcer.more:
@@ -65,6 +74,10 @@ func (s *Server) announceAll(ctx context.Context) {
 		case <-ctx.Done():
 		}
 		for _, due := range s.announcer.take() {
+			if due.slow() {
+				apart.Go(func() { s.announce(context.WithoutCancel(ctx), &due) })
+				continue
+			}
 			s.announce(context.WithoutCancel(ctx), &due)
 		}
 		if ctx.Err() != nil {

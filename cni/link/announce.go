@@ -17,9 +17,12 @@ import (
 )
 
 // Bounds of the wait for an interface to pass frames. The kernel mostly takes some
-// ten microseconds for it, so the first looks come soon.
+// ten microseconds for it, so the first looks come soon. A NIC that was moved has to
+// find its carrier again; whatever else has none after readyWait stands on a NIC
+// without, and has nobody to tell.
 const (
-	readyWait      = time.Second
+	readyWait      = 50 * time.Millisecond
+	carrierWait    = time.Second
 	readyFirstPoll = 50 * time.Microsecond
 	readyPoll      = time.Millisecond
 )
@@ -42,7 +45,11 @@ const (
 // announcement that is lost, with an agent that is killed just then, costs little:
 // the MAC follows from the address mostly, and the pod's own first frame serves as well.
 func (l *Links) Announce(ctx context.Context, netnsPath string, specs ...Interface) error {
-	ctx, cancel := context.WithTimeout(ctx, readyWait)
+	wait := readyWait
+	if slices.ContainsFunc(specs, func(i Interface) bool { return i.NIC != nil }) {
+		wait = carrierWait
+	}
+	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	l.awaitPorts(ctx, specs)
 	ns, err := openNamespace(netnsPath)
@@ -140,7 +147,12 @@ func send(fd int, link netlink.Link, spec *Interface) error {
 		}
 		to := &unix.SockaddrLinklayer{Protocol: networkOrder(protocol), Ifindex: attrs.Index, Halen: macLength}
 		copy(to.Addr[:], frame[:macLength])
-		if err := unix.Sendto(fd, frame, 0, to); err != nil {
+		switch err := unix.Sendto(fd, frame, 0, to); {
+		case errors.Is(err, unix.ENETDOWN): // it is on its way out, or the pod's own will
+			return nil
+		case errors.Is(err, unix.ENXIO): // no such index any more
+			return fmt.Errorf("of %s: %w", address, unix.ENODEV)
+		case err != nil:
 			return fmt.Errorf("of %s: %w", address, err)
 		}
 	}

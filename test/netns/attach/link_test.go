@@ -4,6 +4,7 @@
 package attach
 
 import (
+	"errors"
 	"net/netip"
 	"strings"
 	"testing"
@@ -83,6 +84,30 @@ func TestInterfacesAreBornAsDesignedAndAnnounced(t *testing.T) {
 				t.Errorf("left in the host: %v", node.links(t))
 			}
 		})
+	}
+}
+
+func TestOfWhatIsGoneOrDownNothingIsAnnounced(t *testing.T) {
+	nodes := wired(t, "node", "far")
+	far, pod := nodes[1], newSpace(t, "pod")
+	links, spec := openLinks(t, nodes[0]), specOf(link.KindMacvlan, "net1", "5")
+	must(t, links.Add(t.Context(), pod.path, spec))
+	must(t, pod.LinkSetDown(pod.link(t, "net1")))
+	wire := capture(t, far, "eth1")
+	must(t, links.Announce(t.Context(), pod.path, spec))
+	must(t, links.Delete(t.Context(), pod.path, spec))
+	if err := links.Announce(t.Context(), pod.path, spec); !link.IsGone(err) {
+		t.Errorf("of a link that is gone: %v", err)
+	}
+	if err := links.Announce(t.Context(), pod.path+"-gone", spec); !errors.Is(err, link.ErrNamespaceGone) {
+		t.Errorf("of a namespace that is gone: %v", err)
+	}
+	spec.Sysctls = []link.Sysctl{{Name: "net.ipv6.conf.IFNAME.ndisc_notify", Value: "0"}}
+	must(t, links.Add(t.Context(), pod.path, spec))
+	must(t, links.Announce(t.Context(), pod.path, spec))
+	want := []string{"arp 10.10.0.5 at 0a:01:0a:0a:00:05"} // and none by IPv6, as the Network asks
+	if diff := cmp.Diff(want, wire.announcements(append(want, "a frame that ends the wait after the last one"))); diff != "" {
+		t.Errorf("on the wire: %s", diff)
 	}
 }
 
