@@ -75,7 +75,7 @@ test-unit: ## Tests without cluster or root, with the race detector
 
 .PHONY: test-integration
 test-integration: ## Tests against a real kube-apiserver and etcd
-	KUBEBUILDER_ASSETS="$$(hack/assets.sh)"; export KUBEBUILDER_ASSETS; $(GOTEST) -race -timeout 20m $(TESTFLAGS) -p 1 ./test/integration/...
+	KUBEBUILDER_ASSETS="$$(hack/assets.sh)"; export KUBEBUILDER_ASSETS; $(GOTEST) -race -timeout 20m $(TESTFLAGS) -p 2 ./test/integration/...
 
 # How long make soak runs (30m), unless SEEDS says how many histories.
 FOR ?= 10m
