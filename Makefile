@@ -73,6 +73,7 @@ GOTEST = gotestsum="$$(hack/tools.sh gotestsum)"; "$$gotestsum" --format pkgname
 test-unit: ## Tests without cluster or root, with the race detector
 	$(GOTEST) -race $(TESTFLAGS) ./api/... ./scheduler/... ./netcontroller/... ./cni/...
 
+# Two packages at a time, each with an API server of its own: they mostly wait.
 .PHONY: test-integration
 test-integration: ## Tests against a real kube-apiserver and etcd
 	KUBEBUILDER_ASSETS="$$(hack/assets.sh)"; export KUBEBUILDER_ASSETS; $(GOTEST) -race -timeout 20m $(TESTFLAGS) -p 2 ./test/integration/...

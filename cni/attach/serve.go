@@ -44,14 +44,17 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	stop := context.AfterFunc(ctx, func() { _ = listener.Close() })
 	defer stop()
-	var group sync.WaitGroup
-	defer group.Wait()
+	announcing, announced := context.WithCancel(context.WithoutCancel(ctx))
+	var group, announcer sync.WaitGroup
+	defer announcer.Wait()
+	defer announced()
+	defer group.Wait() // first: the last ADDs are announced too
 	group.Go(func() {
 		s.replay(ctx)
 		s.collect(ctx)
 	})
 	group.Go(func() { s.followChanges(ctx) })
-	group.Go(func() { s.announceAll(ctx) })
+	announcer.Go(func() { s.announceAll(announcing) })
 	slots := make(chan struct{}, maxSessions)
 	for {
 		raw, err := listener.Accept()

@@ -142,23 +142,6 @@ func TestCallerThatGoesDuringCommitLeavesNothing(t *testing.T) {
 	}
 }
 
-func TestInterfacesAreAnnouncedWhenTheRuntimeHasItsAnswer(t *testing.T) {
-	w := serving(t)
-	client := w.dial(t)
-	if _, err := client.Call(t.Context(), wire.Request{Op: wire.OpPrepare, Sandbox: sandboxOf("c1"), Networks: both}); err != nil {
-		t.Fatal(err)
-	}
-	if early := w.links.Announced(); len(early) > 0 {
-		t.Errorf("announced before they were made: %v", early)
-	}
-	if _, err := client.Call(t.Context(), wire.Request{Op: wire.OpCommit, Sandbox: sandboxOf("c1")}); err != nil {
-		t.Fatal(err)
-	}
-	_ = client.Close() // the caller's end does not end it
-	want := []string{"/ns/c1 eth0", "/ns/c1 net1"}
-	eventually(t, "all are announced", func() bool { return cmp.Equal(want, w.links.Announced()) })
-}
-
 func TestDelWaitsForTheAddOfItsSandbox(t *testing.T) {
 	w := serving(t)
 	adding := w.dial(t)

@@ -28,7 +28,7 @@ type addition struct {
 // Add makes interfaces in a pod's namespace: all, or none. They are born down, and
 // up when they have their addresses. Announce tells the neighbours.
 func (l *Links) Add(ctx context.Context, netnsPath string, specs ...Interface) error {
-	return l.inPod(ctx, netnsPath, func(p *pod) error { return p.add(ctx, specs) })
+	return l.inPod(ctx, l.changes, netnsPath, func(p *pod) error { return p.add(ctx, specs) })
 }
 
 func (p *pod) add(ctx context.Context, specs []Interface) (err error) {

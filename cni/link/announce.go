@@ -8,10 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
 )
@@ -27,11 +27,11 @@ const (
 	readyPoll      = time.Millisecond
 )
 
-// announced are the settings by which the kernel announces what changes later: an
-// interface that is set up again, or given another MAC.
+// The settings by which the kernel announces what changes later: an interface that
+// is set up again, or given another MAC.
 const (
-	settingARP = "arp_notify"
-	settingND  = "ndisc_notify"
+	notifyARP = "net.ipv4.conf." + sysctlInterface + ".arp_notify"
+	notifyND  = "net.ipv6.conf." + sysctlInterface + ".ndisc_notify"
 )
 
 // Announce tells the neighbours who has the addresses of interfaces that are up,
@@ -52,19 +52,7 @@ func (l *Links) Announce(ctx context.Context, netnsPath string, specs ...Interfa
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	l.awaitPorts(ctx, specs)
-	ns, err := openNamespace(netnsPath)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = ns.Close() }()
-	return inNamespace(ns, func() error {
-		inside, err := openConn()
-		if err != nil {
-			return err
-		}
-		defer inside.close()
-		return l.announce(ctx, inside, specs)
-	})
+	return inNamespaceOf(netnsPath, func(_ netns.NsHandle, inside *conn) error { return l.announce(ctx, inside, specs) })
 }
 
 // awaitPorts waits until the ends of veths pass frames into their bridges: not
@@ -106,48 +94,48 @@ func (l *Links) announce(ctx context.Context, inside *conn, specs []Interface) e
 	defer func() { go func() { _ = unix.Close(fd) }() }()
 	var failed []error
 	for i := range specs {
-		spec := &specs[i]
-		var found netlink.Link
-		await(ctx, spec, "carrier", func() bool {
-			var asked []*request
-			if asked, err = inside.find([]string{spec.Name}); err == nil {
-				found, err = asked[0].link()
-			}
-			return err != nil || found.Attrs().RawFlags&unix.IFF_RUNNING != 0
-		})
-		if err == nil {
-			err = errors.Join(l.writeSysctls(notifySysctls(spec)), send(fd, found, spec))
-		}
-		if err != nil {
-			failed = append(failed, fmt.Errorf("announcing interface %s: %w", spec.Name, err))
+		if err := l.announceOne(ctx, fd, inside, &specs[i]); err != nil {
+			failed = append(failed, fmt.Errorf("announcing interface %s: %w", specs[i].Name, err))
 		}
 	}
 	return errors.Join(failed...)
 }
 
+func (l *Links) announceOne(ctx context.Context, fd int, inside *conn, spec *Interface) (err error) {
+	var found netlink.Link
+	await(ctx, spec, "carrier", func() bool {
+		var asked []*request
+		if asked, err = inside.find([]string{spec.Name}); err == nil {
+			found, err = asked[0].link()
+		}
+		return err != nil || found.Attrs().RawFlags&unix.IFF_RUNNING != 0
+	})
+	if err != nil {
+		return err
+	}
+	own, err := settingsOf(&Interface{Name: spec.Name, Sysctls: notifications(spec)})
+	if err != nil {
+		return err
+	}
+	return errors.Join(l.writeSysctls(own), send(fd, found.Attrs(), spec))
+}
+
 // send announces the addresses of one interface. A link that resolves none, such as
 // an ipvlan in a layer 3 mode, has nobody to tell.
-func send(fd int, link netlink.Link, spec *Interface) error {
-	attrs := link.Attrs()
-	if attrs.RawFlags&unix.IFF_NOARP != 0 || len(attrs.HardwareAddr) != macLength {
+func send(fd int, link *netlink.LinkAttrs, spec *Interface) error {
+	if link.RawFlags&unix.IFF_NOARP != 0 || len(link.HardwareAddr) != macLength {
 		return nil
 	}
 	for _, prefix := range spec.Addresses {
 		address := prefix.Addr()
-		frame, setting := gratuitousARP(attrs.HardwareAddr, address), settingARP
+		frame, setting := gratuitousARP(link.HardwareAddr, address), notifyARP
 		if address.Is6() {
-			frame, setting = advertisement(attrs.HardwareAddr, address), settingND
+			frame, setting = advertisement(link.HardwareAddr, address), notifyND
 		}
-		if value, own := spec.setting(setting); own && value == "0" {
+		if slices.Contains(spec.Sysctls, Sysctl{setting, "0"}) {
 			continue
 		}
-		protocol := uint16(unix.ETH_P_ARP)
-		if address.Is6() {
-			protocol = unix.ETH_P_IPV6
-		}
-		to := &unix.SockaddrLinklayer{Protocol: networkOrder(protocol), Ifindex: attrs.Index, Halen: macLength}
-		copy(to.Addr[:], frame[:macLength])
-		switch err := unix.Sendto(fd, frame, 0, to); {
+		switch err := transmit(fd, link.Index, frame); {
 		case errors.Is(err, unix.ENETDOWN): // it is on its way out, or the pod's own will
 			return nil
 		case errors.Is(err, unix.ENXIO): // no such index any more
@@ -159,25 +147,14 @@ func send(fd int, link netlink.Link, spec *Interface) error {
 	return nil
 }
 
-// notifySysctls are the settings for later changes, but for those that the Network
+// notifications are the settings for later changes, but for those that the Network
 // decides.
-func notifySysctls(spec *Interface) []sysctl {
-	var out []sysctl
-	if _, own := spec.setting(settingARP); !own {
-		out = append(out, sysctl{"ipv4/conf/" + spec.Name + "/" + settingARP, "1"})
+func notifications(spec *Interface) []Sysctl {
+	all := []Sysctl{{notifyARP, "1"}}
+	if hasIPv6(spec.Addresses) {
+		all = append(all, Sysctl{notifyND, "1"})
 	}
-	if _, own := spec.setting(settingND); !own && hasIPv6(spec.Addresses) {
-		out = append(out, sysctl{"ipv6/conf/" + spec.Name + "/" + settingND, "1"})
-	}
-	return out
-}
-
-// setting is what an interface is asked to have of a setting of that name.
-func (i *Interface) setting(name string) (value string, asked bool) {
-	suffix := "." + sysctlInterface + "." + name
-	at := slices.IndexFunc(i.Sysctls, func(s Sysctl) bool { return strings.HasSuffix(s.Name, suffix) })
-	if at < 0 {
-		return "", false
-	}
-	return i.Sysctls[at].Value, true
+	return slices.DeleteFunc(all, func(ours Sysctl) bool {
+		return slices.ContainsFunc(spec.Sysctls, func(s Sysctl) bool { return s.Name == ours.Name })
+	})
 }

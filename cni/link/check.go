@@ -18,7 +18,7 @@ import (
 // Check says in what an interface differs from spec: in anything that Add gave
 // it. What it has beyond that is the pod's affair.
 func (l *Links) Check(ctx context.Context, netnsPath string, spec Interface) error {
-	return l.inPod(ctx, netnsPath, func(p *pod) error { return p.check(&spec) })
+	return l.inPod(ctx, l.changes, netnsPath, func(p *pod) error { return p.check(&spec) })
 }
 
 func (p *pod) check(spec *Interface) error {

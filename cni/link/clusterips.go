@@ -63,7 +63,7 @@ const clusterIPProtocol = 111
 // the pod has: then everything is replaced, and connections that stick to a
 // backend stick to it still. After an error nothing is known either.
 func (l *Links) SetClusterIPs(ctx context.Context, netnsPath string, had, want *ClusterIPs) error {
-	return l.inPod(ctx, netnsPath, func(p *pod) error {
+	return l.inPod(ctx, l.changes, netnsPath, func(p *pod) error {
 		// A ClusterIP that comes has its route before its rules, one that goes after.
 		if err := p.routeClusterIPs(ctx, had, want, true); err != nil {
 			return err

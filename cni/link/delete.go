@@ -13,7 +13,7 @@ import (
 // Delete removes interfaces from a pod's namespace, the last first. What is gone
 // already, the whole namespace included, is no error.
 func (l *Links) Delete(ctx context.Context, netnsPath string, specs ...Interface) error {
-	err := l.inPodBy(ctx, l.removals, netnsPath, func(p *pod) error { return p.removeAll(specs) })
+	err := l.inPod(ctx, l.removals, netnsPath, func(p *pod) error { return p.removeAll(specs) })
 	if errors.Is(err, ErrNamespaceGone) {
 		return l.cleanAll(specs)
 	}

@@ -26,7 +26,7 @@ type Adopted struct {
 // that plugin's CHECK looks for them. It fails if there is no such interface.
 func (l *Links) Adopt(ctx context.Context, netnsPath, name string, beside bool) (Adopted, error) {
 	var out Adopted
-	return out, l.inPod(ctx, netnsPath, func(p *pod) error {
+	return out, l.inPod(ctx, l.changes, netnsPath, func(p *pod) error {
 		found, err := p.handle.LinkByName(name)
 		if err != nil {
 			return fmt.Errorf("looking for what the plugin made: %w", err)
@@ -49,7 +49,7 @@ func (l *Links) Adopt(ctx context.Context, netnsPath, name string, beside bool) 
 // made the pod's only default routes of their families. What is in keep goes on
 // by the former ones.
 func (l *Links) TakeDefault(ctx context.Context, netnsPath, name string, hops []netip.Addr, keep []netip.Prefix) error {
-	return l.inPod(ctx, netnsPath, func(p *pod) error {
+	return l.inPod(ctx, l.changes, netnsPath, func(p *pod) error {
 		found, err := p.handle.LinkByName(name)
 		if err != nil {
 			return fmt.Errorf("looking for what the plugin made: %w", err)

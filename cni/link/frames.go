@@ -57,17 +57,29 @@ func arpProbe(mac net.HardwareAddr, address netip.Addr) []byte {
 // solicitation asks who has an IPv6 address, as duplicate address detection
 // does: from the unspecified address to the solicited-node group.
 func solicitation(mac net.HardwareAddr, address netip.Addr) []byte {
-	target := address.As16()
-	group := netip.MustParseAddr("ff02::1:ff00:0").As16()
+	group, target := netip.MustParseAddr("ff02::1:ff00:0").As16(), address.As16()
 	copy(group[13:], target[13:])
-	frame := ethernet(append(net.HardwareAddr{0x33, 0x33}, group[12:]...), mac, unix.ETH_P_IPV6)
-	frame = append(frame, 6<<4, 0, 0, 0, 0, ndLength, unix.IPPROTO_ICMPV6, hopLimit)
-	frame = append(frame, make([]byte, 16)...) // ::
-	frame = append(frame, group[:]...)
-	frame = append(frame, typeSolicitation, 0, 0, 0, 0, 0, 0, 0)
-	frame = append(frame, target[:]...)
+	return discovery(mac, netip.IPv6Unspecified(), netip.AddrFrom16(group), address, typeSolicitation, 0)
+}
+
+// discovery is a message of neighbour discovery about a target, to a group.
+func discovery(mac net.HardwareAddr, from, group, target netip.Addr, kind, flags byte, options ...byte) []byte {
+	to := group.AsSlice()
+	frame := ethernet(append(net.HardwareAddr{0x33, 0x33}, to[12:]...), mac, unix.ETH_P_IPV6) // RFC 2464 7
+	frame = append(frame, 6<<4, 0, 0, 0, 0, byte(ndLength+len(options)), unix.IPPROTO_ICMPV6, hopLimit)
+	frame = append(frame, from.AsSlice()...)
+	frame = append(frame, to...)
+	frame = append(frame, kind, 0, 0, 0, flags, 0, 0, 0)
+	frame = append(frame, target.AsSlice()...)
+	frame = append(frame, options...)
 	binary.BigEndian.PutUint16(frame[icmpStart+2:], checksum(frame[ethLength:]))
 	return frame
+}
+
+// transmit sends a frame on the device of an index, by a packet socket.
+func transmit(fd, index int, frame []byte) error {
+	protocol := binary.BigEndian.Uint16(frame[2*macLength:])
+	return unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Protocol: networkOrder(protocol), Ifindex: index, Halen: macLength})
 }
 
 // gratuitousARP tells all who has an IPv4 address (RFC 5227 3), as the kernel's own
@@ -83,21 +95,9 @@ func gratuitousARP(mac net.HardwareAddr, address netip.Addr) []byte {
 // advertisement tells all nodes who has an IPv6 address, and overrides what they
 // knew of it (RFC 4861 4.4, 7.2.6).
 func advertisement(mac net.HardwareAddr, address netip.Addr) []byte {
-	const (
-		override  = 0x20
-		optLength = 8
-	)
-	target, all := address.As16(), netip.IPv6LinkLocalAllNodes().As16()
-	frame := ethernet(append(net.HardwareAddr{0x33, 0x33}, all[12:]...), mac, unix.ETH_P_IPV6)
-	frame = append(frame, 6<<4, 0, 0, 0, 0, ndLength+optLength, unix.IPPROTO_ICMPV6, hopLimit)
-	frame = append(frame, target[:]...)
-	frame = append(frame, all[:]...)
-	frame = append(frame, typeAdvertisement, 0, 0, 0, override, 0, 0, 0)
-	frame = append(frame, target[:]...)
-	frame = append(frame, optionTargetAddress, 1)
-	frame = append(frame, mac...)
-	binary.BigEndian.PutUint16(frame[icmpStart+2:], checksum(frame[ethLength:]))
-	return frame
+	const override = 0x20
+	option := append([]byte{optionTargetAddress, 1}, mac...) // of 8 octets
+	return discovery(mac, address, netip.IPv6LinkLocalAllNodes(), address, typeAdvertisement, override, option...)
 }
 
 // checksum is ICMPv6's (RFC 4443 2.3) of an IPv6 packet whose own is zero.

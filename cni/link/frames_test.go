@@ -15,38 +15,26 @@ var (
 	otherMAC = net.HardwareAddr{2, 0, 0, 0, 0, 9}
 )
 
-func TestProbesNameNoSender(t *testing.T) {
+func TestFramesAreThoseOfTheRFCs(t *testing.T) {
+	v4, v6 := netip.MustParseAddr("10.10.0.5"), netip.MustParseAddr("fd00:10:10::a0a:5")
 	for _, test := range []struct {
 		name string
 		got  []byte
 		want string
 	}{
 		// RFC 5227 2.1.1: sender protocol address zero, target hardware address zero.
-		{"ARP", arpProbe(ownMAC, netip.MustParseAddr("10.10.0.5")),
+		{"ARP probe", arpProbe(ownMAC, v4),
 			"ffffffffffff" + "020000000001" + "0806" + "0001080006040001" + "020000000001" + "00000000" + "000000000000" + "0a0a0005"},
-		// RFC 4862 5.4.2: from ::, to the solicited-node group, without options.
-		{"neighbour solicitation", solicitation(ownMAC, netip.MustParseAddr("fd00:10:10::a0a:5")),
-			"3333ff0a0005" + "020000000001" + "86dd" + "60000000" + "00183aff" + "00000000000000000000000000000000" +
-				"ff0200000000000000000001ff0a0005" + "8700" + "7369" + "00000000" + "fd000010001000000000000" + "00a0a0005"},
-	} {
-		if got := hex.EncodeToString(test.got); got != test.want {
-			t.Errorf("%s\n got %s\nwant %s", test.name, got, test.want)
-		}
-	}
-}
-
-func TestAnnouncementsNameTheirSender(t *testing.T) {
-	for _, test := range []struct {
-		name string
-		got  []byte
-		want string
-	}{
 		// RFC 5227 3: sender and target protocol address are the same.
-		{"ARP", gratuitousARP(ownMAC, netip.MustParseAddr("10.10.0.5")),
+		{"gratuitous ARP", gratuitousARP(ownMAC, v4),
 			"ffffffffffff" + "020000000001" + "0806" + "0001080006040001" + "020000000001" + "0a0a0005" + "000000000000" + "0a0a0005"},
-		{"ARP for IPv6", gratuitousARP(ownMAC, netip.MustParseAddr("fd00::5")), ""},
+		{"gratuitous ARP for IPv6", gratuitousARP(ownMAC, v6), ""},
+		// RFC 4862 5.4.2: from ::, to the solicited-node group, without options.
+		{"neighbour solicitation", solicitation(ownMAC, v6),
+			"3333ff0a0005" + "020000000001" + "86dd" + "60000000" + "00183aff" + "00000000000000000000000000000000" +
+				"ff0200000000000000000001ff0a0005" + "8700" + "7369" + "00000000" + "fd0000100010000000000000" + "0a0a0005"},
 		// RFC 4861 4.4: to all nodes, overriding, with the option of the target's MAC.
-		{"neighbour advertisement", advertisement(ownMAC, netip.MustParseAddr("fd00:10:10::a0a:5")),
+		{"neighbour advertisement", advertisement(ownMAC, v6),
 			"333300000001" + "020000000001" + "86dd" + "60000000" + "00203aff" + "fd0000100010000000000000" + "0a0a0005" +
 				"ff020000000000000000000000000001" + "8800" + "463f" + "20000000" + "fd0000100010000000000000" + "0a0a0005" + "0201020000000001"},
 	} {
@@ -54,6 +42,9 @@ func TestAnnouncementsNameTheirSender(t *testing.T) {
 			t.Errorf("%s\n got %s\nwant %s", test.name, got, test.want)
 		}
 	}
+}
+
+func TestAnnouncementsAreRead(t *testing.T) {
 	for _, address := range []string{"10.10.0.5", "fd00::5"} {
 		of := netip.MustParseAddr(address)
 		frame := gratuitousARP(otherMAC, of)

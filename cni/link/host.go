@@ -26,7 +26,7 @@ func (l *Links) tuneDevice(ctx context.Context, device string) {
 // AddPath makes the host reach pods by its own device. It may be repeated, and
 // adds to what the device has.
 func (l *Links) AddPath(ctx context.Context, path Path) error {
-	socket, leave, err := l.enter(ctx)
+	socket, leave, err := l.changes.enter(ctx)
 	if err != nil {
 		return err
 	}
@@ -173,7 +173,7 @@ func isSource(route *netlink.Route, want netip.Addr) bool {
 // RemovePath takes back addresses and routes, and a shim with its last user.
 // What is gone already is no error.
 func (l *Links) RemovePath(ctx context.Context, path Path, last bool) error {
-	_, leave, err := take(ctx, l.removals)
+	_, leave, err := l.removals.enter(ctx)
 	if err != nil {
 		return err
 	}

@@ -50,11 +50,8 @@ type Links struct {
 	own  bool
 	host *netlink.Handle
 	// socket is one of the host's namespace, for ioctls.
-	socket int
-	// slots are sockets of the host's namespace; who has one may change links.
-	slots chan *conn
-	// removals are those of who may remove links.
-	removals chan *conn
+	socket            int
+	changes, removals slots
 	// parents is held while what interfaces stand on is looked for, made or removed.
 	parents sync.Mutex
 	// untagged is held while rules against VLAN tags of pods are made; keepsUntagged:
@@ -80,7 +77,7 @@ func Open(config Config) (*Links, error) {
 	if config.ProcSys == "" {
 		config.ProcSys = "/proc/sys"
 	}
-	l := &Links{procSys: config.ProcSys, ns: ns, own: config.NetNS == "", host: handle, socket: -1, slots: make(chan *conn, parallel), removals: make(chan *conn, removing)}
+	l := &Links{procSys: config.ProcSys, ns: ns, own: config.NetNS == "", host: handle, socket: -1, changes: make(slots, parallel), removals: make(slots, removing)}
 	if err := inNamespace(ns, l.openSockets); err != nil {
 		l.Close()
 		return nil, err
@@ -93,13 +90,13 @@ func (l *Links) openSockets() (err error) {
 	if l.socket, err = unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); err != nil {
 		return fmt.Errorf("opening socket: %w", err)
 	}
-	for _, slots := range []chan *conn{l.slots, l.removals} {
-		for range cap(slots) {
+	for _, kind := range []slots{l.changes, l.removals} {
+		for range cap(kind) {
 			slot, err := openConn()
 			if err != nil {
 				return err
 			}
-			slots <- slot
+			kind <- slot
 		}
 	}
 	return nil
@@ -107,9 +104,9 @@ func (l *Links) openSockets() (err error) {
 
 // Close frees the sockets; the Links cannot be used after it.
 func (l *Links) Close() {
-	for _, slots := range []chan *conn{l.slots, l.removals} {
-		for len(slots) > 0 {
-			(<-slots).close()
+	for _, kind := range []slots{l.changes, l.removals} {
+		for len(kind) > 0 {
+			(<-kind).close()
 		}
 	}
 	if l.socket >= 0 {
@@ -119,14 +116,15 @@ func (l *Links) Close() {
 	_ = l.ns.Close()
 }
 
+// slots are sockets of the host's namespace; who has one may change links.
+type slots chan *conn
+
 // enter waits for a slot. It returns the socket of the host's namespace that
 // comes with it, and what frees both. Who waits longest is next.
-func (l *Links) enter(ctx context.Context) (*conn, func(), error) { return take(ctx, l.slots) }
-
-func take(ctx context.Context, slots chan *conn) (*conn, func(), error) {
+func (s slots) enter(ctx context.Context) (*conn, func(), error) {
 	select {
-	case socket := <-slots:
-		return socket, func() { slots <- socket }, nil
+	case socket := <-s:
+		return socket, func() { s <- socket }, nil
 	case <-ctx.Done():
 		return nil, nil, ctx.Err()
 	}

@@ -59,7 +59,7 @@ func (l *Links) standingBridge(ctx context.Context, spec ParentSpec) (Parent, bo
 	if spec.Tag != 0 || !spec.Bridge {
 		return Parent{}, false
 	}
-	socket, leave, err := l.enter(ctx)
+	socket, leave, err := l.changes.enter(ctx)
 	if err != nil {
 		return Parent{}, false
 	}

@@ -24,16 +24,19 @@ type pod struct {
 }
 
 // inPod waits for a slot and has f work on a thread inside a pod's namespace.
-func (l *Links) inPod(ctx context.Context, path string, f func(*pod) error) error {
-	return l.inPodBy(ctx, l.slots, path, f)
-}
-
-func (l *Links) inPodBy(ctx context.Context, slots chan *conn, path string, f func(*pod) error) error {
-	outside, leave, err := take(ctx, slots)
+func (l *Links) inPod(ctx context.Context, by slots, path string, f func(*pod) error) error {
+	outside, leave, err := by.enter(ctx)
 	if err != nil {
 		return err
 	}
 	defer leave()
+	return inNamespaceOf(path, func(ns netns.NsHandle, inside *conn) error {
+		return f(&pod{Links: l, ns: ns, handle: &netlink.Handle{}, inside: inside, outside: outside})
+	})
+}
+
+// inNamespaceOf has f work on a thread inside the namespace of a path, with a socket there.
+func inNamespaceOf(path string, f func(ns netns.NsHandle, inside *conn) error) error {
 	ns, err := openNamespace(path)
 	if err != nil {
 		return err
@@ -45,6 +48,6 @@ func (l *Links) inPodBy(ctx context.Context, slots chan *conn, path string, f fu
 			return err
 		}
 		defer inside.close()
-		return f(&pod{Links: l, ns: ns, handle: &netlink.Handle{}, inside: inside, outside: outside})
+		return f(ns, inside)
 	})
 }

@@ -121,11 +121,10 @@ func (p *probe) close() {
 func (p *probe) ask() error {
 	for _, address := range p.addresses {
 		frame, fd := arpProbe(p.mac, address), p.v4
-		protocol := uint16(unix.ETH_P_ARP)
 		if address.Is6() {
-			frame, fd, protocol = solicitation(p.mac, address), p.v6, unix.ETH_P_IPV6
+			frame, fd = solicitation(p.mac, address), p.v6
 		}
-		if err := unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Protocol: networkOrder(protocol), Ifindex: p.index, Halen: macLength}); err != nil {
+		if err := transmit(fd, p.index, frame); err != nil {
 			return fmt.Errorf("asking for %s: %w", address, err)
 		}
 	}

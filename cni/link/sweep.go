@@ -20,7 +20,7 @@ import (
 // in a namespace that lives: one that a file in one of the folders leads to. It
 // returns what it removed, after an error too.
 func (l *Links) Sweep(ctx context.Context, keep, folders []string) (removed []string, err error) {
-	_, leave, err := l.enter(ctx)
+	_, leave, err := l.changes.enter(ctx)
 	if err != nil {
 		return nil, err
 	}

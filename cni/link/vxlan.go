@@ -55,7 +55,7 @@ type Forward struct {
 // moment, while they stay plugged to the bridge. It returns true if the vxlan
 // device is new, and so forwards nothing yet.
 func (l *Links) EnsureOverlay(ctx context.Context, o Overlay) (made bool, err error) {
-	_, leave, err := l.enter(ctx)
+	_, leave, err := l.changes.enter(ctx)
 	if err != nil {
 		return false, err
 	}
