@@ -153,8 +153,11 @@ func (p *pod) bear(all []addition) error {
 			continue
 		}
 		err := births[i].err
-		if isExists(err) {
+		switch {
+		case isExists(err):
 			err = p.bearAgain(a)
+		case err != nil && p.has(a.Name): // older kernels look at the name last
+			err = errTaken
 		}
 		a.made = err == nil
 		failed = append(failed, a.unmade(err))
@@ -205,16 +208,18 @@ func (a *addition) unmade(err error) error {
 // errTaken: CNI specification, ADD: an interface of that name must not exist.
 var errTaken = errors.New("the pod has an interface")
 
+// has says whether the pod has an interface; where it cannot be told, not.
+func (p *pod) has(name string) bool {
+	present, err := p.inside.find([]string{name})
+	return err == nil && present[0].err == nil
+}
+
 // bearAgain is for a link whose name was taken: in the pod, which is an error; or
 // it was that of the host's end, of an earlier attempt; or older kernels look the
 // pod's name up in the host's namespace too, where eth0 exists: then the link is
 // born under another name and takes the right one at once.
 func (p *pod) bearAgain(a *addition) error {
-	present, err := p.inside.find([]string{a.Name})
-	if err != nil {
-		return err
-	}
-	if present[0].err == nil {
+	if p.has(a.Name) {
 		return errTaken
 	}
 	spec := *a.Interface
