@@ -152,7 +152,7 @@ func unsupported(spec *v1alpha1.NetworkSpec) string {
 	case spec.Plugin == v1alpha1.PluginHostDevice && spec.VLAN != 0:
 		return fmt.Sprintf("vlan %d: a pod that has a NIC for itself tags by itself: make a Network without vlan", spec.VLAN)
 	case spec.Plugin == v1alpha1.PluginVXLAN && spec.VLAN != 0:
-		return fmt.Sprintf("vlan %d: a vxlan Network's frames have no tag: make a Network without vlan", spec.VLAN)
+		return fmt.Sprintf("vlan %d: a tunnel has no tag of its own: make the tagged device on the nodes, map it to a physical network, and name that here without vlan", spec.VLAN)
 	}
 	return ""
 }

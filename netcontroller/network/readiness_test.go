@@ -131,7 +131,7 @@ func TestReadiness(t *testing.T) {
 		},
 		"a vlan tag on vxlan": {
 			facts: facts(aNetwork("management", func(n *v1alpha1.Network) { n.Spec.Plugin, n.Spec.VLAN = "vxlan", 100 })),
-			want:  verdict{"False", "UnsupportedPlugin", "vlan 100: a vxlan Network's frames have no tag: make a Network without vlan"},
+			want:  verdict{"False", "UnsupportedPlugin", "vlan 100: a tunnel has no tag of its own: make the tagged device on the nodes, map it to a physical network, and name that here without vlan"},
 		},
 		"a delegate with our addresses": {
 			facts: facts(aNetwork("management", func(n *v1alpha1.Network) { n.Spec.Plugin = "ptp" })),

@@ -275,22 +275,28 @@ func TestVXLANOverEachKindOfTunnelAddress(t *testing.T) {
 	for name, test := range map[string]struct {
 		vteps   [2]string
 		bridged bool
+		tagged  bool
 		mtu     int
 	}{
 		"IPv4":       {vteps: [2]string{"192.168.7.1", "192.168.7.2"}, mtu: 1450},
 		"IPv6":       {vteps: [2]string{"fd00:7::1", "fd00:7::2"}, mtu: 1430},
 		"link-local": {mtu: 1430},
 		"link-local, of a bridge that the NIC is a port of": {bridged: true, mtu: 1430},
+		"link-local, of an administrator's tagged device":   {tagged: true, mtu: 1430},
 	} {
 		t.Run(name, func(t *testing.T) {
 			nodes := wired(t, "a", "b")
 			vteps, device := test.vteps, "eth1"
-			if test.bridged {
-				device = "np-eth1"
-			}
 			for i, node := range nodes {
-				if test.bridged {
+				switch {
+				case test.bridged:
 					enslave(t, node)
+					device = "np-eth1"
+				case test.tagged:
+					needs(t, node, link.KindVLAN)
+					must(t, node.LinkAdd(&netlink.Vlan{LinkAttrs: netlink.LinkAttrs{Name: "storage", ParentIndex: node.link(t, "eth1").Attrs().Index, TxQLen: -1}, VlanId: 100}))
+					node.up(t, "storage")
+					device = "storage"
 				}
 				switch {
 				case vteps[i] == "":
