@@ -20,6 +20,11 @@ import (
 // than that to start.
 const announceAfter = 50 * time.Millisecond
 
+// announceAgain is how old a sandbox may be that an agent announces when it starts:
+// the one before may have been killed with the announcement due. Kubelet starts
+// another within seconds; what was announced before takes no harm.
+const announceAgain = time.Minute
+
 // announcement is what one namespace was given.
 type announcement struct {
 	netns      string

@@ -7,6 +7,7 @@ import (
 	"context"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -46,5 +47,30 @@ func TestWhatIsDueIsAnnouncedAtTheEnd(t *testing.T) {
 	w.announceAll(ctx)
 	if diff := cmp.Diff([]string{"/ns/c2 net2", "/ns/c3 net3"}, slices.Sorted(slices.Values(w.links.Announced()))); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// An agent that was killed may have had announcements due.
+func TestWhatWasMadeBeforeAnAgentBeganIsAnnouncedIfItIsNew(t *testing.T) {
+	w := newWorld(t)
+	now := w.deps.Clock.Now()
+	for id, s := range map[string]Sandbox{
+		"new":       {State: StateAttached, Since: now.Add(-announceAgain + time.Second)},
+		"old":       {State: StateAttached, Since: now.Add(-announceAgain)},
+		"half done": {State: StateAttaching, Since: now},
+		"bare":      {State: StateAttached, Since: now},
+	} {
+		s.Sandbox = wire.Sandbox{ContainerID: id, NetNS: "/ns/" + id}
+		if id != "bare" {
+			s.Interfaces = []link.Interface{{Name: "net1"}}
+		}
+		if err := w.remember(&s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.restore(t.Context())
+	due := w.announcer.take()
+	if len(due) != 1 || due[0].netns != "/ns/new" || len(due[0].interfaces) != 1 {
+		t.Errorf("got %v", due)
 	}
 }

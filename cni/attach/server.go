@@ -155,11 +155,15 @@ const unreachable = "The host cannot reach pods with a Network on eth0"
 const tagged = "Pods on bridges may be able to send frames with VLAN tags"
 
 // restore makes the host's side of every sandbox true again, and has
-// network-status written again where the last agent did not come to it.
+// network-status written and new interfaces announced where the last agent did not
+// come to it.
 func (s *Server) restore(ctx context.Context) {
 	for _, sandbox := range s.snapshot() {
 		if sandbox.State != StateAttached {
 			continue
+		}
+		if s.deps.Clock.Since(sandbox.Since) < announceAgain {
+			s.announcer.add(sandbox.NetNS, sandbox.Interfaces...)
 		}
 		s.report(sandbox)
 		s.PodChanged(types.UID(sandbox.PodUID))

@@ -41,9 +41,9 @@ const (
 //
 // The kernel would do so itself while an interface is set up, under its RTNL mutex:
 // a bridge and a NIC with macvlans hand such a frame to every pod on them before the
-// request returns, so that an ADD would take the longer the more pods there are. An
-// announcement that is lost, with an agent that is killed just then, costs little:
-// the MAC follows from the address mostly, and the pod's own first frame serves as well.
+// request returns, so that an ADD would take the longer the more pods there are. One
+// that comes late, as an agent was killed just then, costs little: the MAC follows
+// from the address mostly, and the pod's own first frame serves as well.
 func (l *Links) Announce(ctx context.Context, netnsPath string, specs ...Interface) error {
 	wait := readyWait
 	if slices.ContainsFunc(specs, func(i Interface) bool { return i.NIC != nil }) {
