@@ -88,9 +88,9 @@ soak: ## Random histories of 50 agents with faults (FOR=30m, or SEEDS=200; SEED=
 	  go test -count=1 -timeout 0 -v $(TESTFLAGS) ./test/integration/addresses
 
 .PHONY: test-netns
-test-netns: ## Tests on the real kernel, in network namespaces of their own
+test-netns: ## Tests on the real kernel, in network namespaces of their own; what it lacks is tried on Debian's, in a virtual machine
 	hack/provide.sh nft iptables # which reference plugins run
-	$(GOTEST) -timeout 20m $(TESTFLAGS) ./test/netns/...
+	hack/test-netns.sh $(TESTFLAGS)
 
 .PHONY: test-e2e
 test-e2e: ## Tests on the kind cluster, which is made if it is not there

@@ -27,6 +27,7 @@ package_of() {
 	case "$1" in
 	docker | dockerd) echo docker.io ;;
 	busybox) echo busybox-static ;;
+	qemu-system-x86_64) echo qemu-system-x86 ;;
 	ip) echo iproute2 ;;
 	nft) echo nftables ;;
 	*) echo "$1" ;;

@@ -47,6 +47,8 @@ type kind struct {
 	// deletedOnce: the reference fails when what it is to delete is gone, which
 	// the specification forbids.
 	deletedOnce bool
+	// strays: the reference's ADD that fails leaves a link of a name of its own in the pod.
+	strays bool
 	// mend does on the reference's node what the reference is known to forget.
 	mend func(t *testing.T, reference *space)
 }
@@ -177,7 +179,7 @@ func otherKinds() []kind {
 	}
 	for _, mode := range []string{link.ModeL2, link.ModeL3} {
 		out = append(out, kind{
-			name: "ipvlan " + mode, plugin: v1alpha1.PluginIPVLAN, needs: []string{link.KindIPVLAN}, change: options(`{"mode":%q}`, mode),
+			name: "ipvlan " + mode, plugin: v1alpha1.PluginIPVLAN, needs: []string{link.KindIPVLAN}, change: options(`{"mode":%q}`, mode), strays: true,
 			reference: one("type", "ipvlan", "master", "eth1", "mode", mode),
 		})
 	}

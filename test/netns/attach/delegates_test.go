@@ -75,7 +75,7 @@ func newDelegatingHost(t *testing.T, networks ...*v1alpha1.Network) *host {
 	must(t, err)
 	h := newHost(t, networks...)
 	for _, name := range []string{"bridge", "ptp", "host-local"} {
-		must(t, os.Link(filepath.Join(built, name), filepath.Join(h.bin, name)))
+		must(t, os.Symlink(filepath.Join(built, name), filepath.Join(h.bin, name)))
 	}
 	for _, name := range []string{"first", "second"} {
 		must(t, os.WriteFile(filepath.Join(h.bin, name), []byte(noting), 0o755))

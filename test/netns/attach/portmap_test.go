@@ -27,7 +27,7 @@ func TestPortsAndBandwidthOfDefinitions(t *testing.T) {
 	built, err := buildReference()
 	must(t, err)
 	for _, name := range []string{"portmap", "bandwidth"} {
-		must(t, os.Link(filepath.Join(built, name), filepath.Join(h.bin, name)))
+		must(t, os.Symlink(filepath.Join(built, name), filepath.Join(h.bin, name)))
 	}
 	h.nads = map[string]string{"default/ported": `{"cniVersion":"1.0.0","name":"ported","plugins":[
 		{"type":"bridge","bridge":"nad0","isGateway":true,"ipam":{"type":"host-local","subnet":"10.98.0.0/24"}},

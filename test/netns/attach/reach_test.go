@@ -177,10 +177,10 @@ func TestClusterIPsWithEndpointsOnEth0(t *testing.T) {
 				{"a pod of the cluster asks one on another node", rest, far, "10.10.2.1", "fd00:10:10::a0a:201", "10.10.1.0", "fd00:10:10::a0a:100"},
 				{"a pod of the cluster asks one on its node", rest, second, "10.10.1.2", "fd00:10:10::a0a:102", kept, kept6},
 			} {
+				if test.filtered && p.from == p.to {
+					continue // the kernel sends no frame back to the port that it came from, see docs/user/kinds.md
+				}
 				t.Run(p.what, func(t *testing.T) {
-					if test.filtered && p.from == p.to {
-						t.Skip("the kernel sends no frame back to the port that it came from, see docs/user/kinds.md")
-					}
 					for _, f := range []struct{ service, endpoint, seen string }{{clusterIP, p.endpoint, p.seen}, {clusterIP6, p.endpoint6, p.seen6}} {
 						balance(t, nodes[0], f.service, f.endpoint)
 						for range 2 { // a redirect in between would spoil the second

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 
@@ -99,6 +100,16 @@ func (r *reference) add() (result *current.Result, err error) {
 
 func (r *reference) del() error {
 	return r.run(func(ctx context.Context) error { return r.cni.DelNetworkList(ctx, r.list, r.rt) })
+}
+
+// sweep removes what an ADD that failed has left under a temporary name.
+func (r *reference) sweep(t *testing.T) {
+	t.Helper()
+	for _, name := range r.pod.links(t) {
+		if strings.HasPrefix(name, "veth") {
+			must(t, r.pod.LinkDel(r.pod.link(t, name)))
+		}
+	}
 }
 
 func (r *reference) check() error {
