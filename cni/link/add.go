@@ -111,11 +111,9 @@ func (p *pod) create(ctx context.Context, all []addition) error {
 	}
 	for i := range all {
 		a := &all[i]
-		found, err := born[i].link()
-		if err != nil {
+		if a.index, err = born[i].index(); err != nil {
 			return fmt.Errorf("interface %s: %w", a.Name, err)
 		}
-		a.index = found.Attrs().Index
 		if preset {
 			continue
 		}

@@ -227,15 +227,41 @@ func (l *Links) writeSysctls(settings []sysctl) error {
 	for _, s := range settings {
 		path := filepath.Join(l.procSys, "net", s.path)
 		if s.contended() {
-			if present, err := os.ReadFile(path); err == nil && strings.TrimSpace(string(present)) == s.value {
+			if present, err := readSetting(path); err == nil && present == s.value {
 				continue
 			}
 		}
-		if err := os.WriteFile(path, []byte(s.value), 0); err != nil && first == nil && !s.needless(err) {
+		if err := writeSetting(path, s.value); err != nil && first == nil && !s.needless(err) {
 			first = fmt.Errorf("setting net/%s to %s: %w", s.path, s.value, err)
 		}
 	}
 	return first
+}
+
+// readSetting and writeSetting do without package os: it hands each file of /proc/sys
+// to the runtime's poller, which wakes another thread.
+func readSetting(path string) (string, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	var value [64]byte
+	n, err := unix.Read(fd, value[:])
+	if err != nil {
+		return "", err
+	}
+	return strings.TrimSpace(string(value[:n])), nil
+}
+
+func writeSetting(path, value string) error {
+	fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	_, err = unix.Write(fd, []byte(value))
+	return err
 }
 
 func ipNet(prefix netip.Prefix) *net.IPNet {

@@ -46,6 +46,17 @@ func (r *request) link() (netlink.Link, error) {
 	return netlink.LinkDeserialize(nil, r.answer)
 }
 
+// index is what link finds, without reading the rest.
+func (r *request) index() (int, error) {
+	if err := r.failure(); err != nil {
+		return 0, err
+	}
+	if len(r.answer) < unix.SizeofIfInfomsg {
+		return 0, fmt.Errorf("%s: short answer", r.what)
+	}
+	return int(nl.DeserializeIfInfomsg(r.answer).Index), nil
+}
+
 // find looks links up by their names, all at once.
 func (c *conn) find(names []string) ([]*request, error) {
 	requests := make([]*request, len(names))
