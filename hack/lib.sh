@@ -50,6 +50,9 @@ provide() {
 	step "installing ${packages[*]}" env DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends "${packages[@]}"
 }
 
+# can_vm: hack/vm.sh can make its machine here, for which it installs packages and takes a kernel from Debian's.
+can_vm() { [[ $EUID == 0 && $(uname -m) == x86_64 ]] && grep --quiet --line-regexp ID=debian /etc/os-release; }
+
 # step TEXT COMMAND...: run a long command quietly, tell its name and how long it took; its output only if it fails.
 # Never call it as a condition (if, &&, ||): there bash ignores errexit in all that is called.
 step() {

@@ -15,7 +15,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 modules=(net lib crypto drivers/virtio fs/9p fs/overlayfs fs/fscache fs/netfs
 	drivers/net/{bonding,dummy.ko,ifb.ko,ipvlan,macvlan.ko,macvtap.ko,tap.ko,tun.ko,veth.ko,vrf.ko,vxlan})
 
-[[ $(uname -m) == x86_64 && -e /etc/debian_version ]] || die "a virtual machine is made of Debian's kernel for amd64 only"
+can_vm || die "a virtual machine is made as root on Debian for amd64 only"
 provide qemu-system-x86_64 busybox
 
 # build: kernel and first file system, from the distribution's package.
@@ -71,7 +71,7 @@ dir="$CACHE/vm/machine-$(digest "${BASH_SOURCE[0]}" "$ROOT/hack/vm/init.sh" /etc
 with_lock vm make_machine
 prune "$CACHE/vm" machine
 (($#)) || exit 0
-script="$(mktemp "$CACHE/vm/run-XXXXXX")" # not in /tmp, where the machine has its own
+script="$(mktemp "$CACHE/vm/run-XXXXXX")"
 trap 'rm -f "$script"' EXIT
 {
 	for name in PATH HOME GOFLAGS GOCACHE GOMODCACHE GOPATH GOTOOLCHAIN NETPLANE_CACHE XDG_CACHE_HOME; do

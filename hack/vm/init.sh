@@ -17,7 +17,7 @@ busybox mount -t tmpfs layer /layer
 busybox mkdir /layer/data /layer/work
 busybox mount -t overlay -o lowerdir=/host,upperdir=/layer/data,workdir=/layer/work all /root
 for folder in proc sys dev; do busybox mount --move "/$folder" "/root/$folder"; done
-for folder in tmp run; do busybox mount -t tmpfs "$folder" "/root/$folder"; done
+busybox mount -t tmpfs run /root/run
 command="$(busybox sed -n 's/.*vm\.run=\([^ ]*\).*/\1/p' /root/proc/cmdline)"
 busybox chroot /root /bin/bash "$command" </root/dev/null
 echo "vm.exit=$?"
