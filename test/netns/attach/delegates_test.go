@@ -148,8 +148,9 @@ func TestDelegatesBesideTheClustersNetwork(t *testing.T) {
 	if mtu := pod.link(t, "net2").Attrs().MTU; mtu != 1400 {
 		t.Errorf("net2 has MTU %d, although pluginConfig says 1400", mtu)
 	}
-	defaults, err := pod.RouteListFiltered(2, &netlink.Route{}, netlink.RT_FILTER_DST)
-	must(t, err)
+	defaults := whole(t, func() ([]netlink.Route, error) {
+		return pod.RouteListFiltered(2, &netlink.Route{}, netlink.RT_FILTER_DST)
+	})
 	if len(defaults) != 1 || defaults[0].Priority < 1<<20 {
 		t.Errorf("the default route that the plugin brought is not behind all others: %v", defaults)
 	}

@@ -32,8 +32,9 @@ func foreignLink(t *testing.T, pod *space, name, address, router string) {
 // as the device of each next hop.
 func defaults(t *testing.T, pod *space) []string {
 	t.Helper()
-	all, err := pod.RouteListFiltered(netlink.FAMILY_V6, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
-	must(t, err)
+	all := whole(t, func() ([]netlink.Route, error) {
+		return pod.RouteListFiltered(netlink.FAMILY_V6, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+	})
 	least, out := 1<<30, []string{}
 	name := func(index int) string {
 		dev, err := pod.LinkByIndex(index)
@@ -85,8 +86,9 @@ func TestIPv6DefaultsOfPluginsDoNotMix(t *testing.T) {
 		t.Errorf("beside eth0: %s", diff)
 	}
 	// Each plugin finds its own route when its CHECK looks for it.
-	all, err := pod.RouteListFiltered(netlink.FAMILY_V6, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
-	must(t, err)
+	all := whole(t, func() ([]netlink.Route, error) {
+		return pod.RouteListFiltered(netlink.FAMILY_V6, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+	})
 	for _, name := range []string{"net1", "net2"} {
 		index := pod.link(t, name).Attrs().Index
 		if !slices.ContainsFunc(all, func(r netlink.Route) bool { return r.LinkIndex == index && r.Gw != nil }) {
@@ -138,8 +140,7 @@ func TestRoutesOverALinkWithoutCarrier(t *testing.T) {
 	router := clustered(t, pod)
 	must(t, router.LinkSetDown(router.link(t, "pod")))
 	down := func() bool {
-		all, err := pod.RouteList(pod.link(t, "eth0"), netlink.FAMILY_V4)
-		must(t, err)
+		all := whole(t, func() ([]netlink.Route, error) { return pod.RouteList(pod.link(t, "eth0"), netlink.FAMILY_V4) })
 		return slices.ContainsFunc(all, func(r netlink.Route) bool { return r.Flags&unix.RTNH_F_LINKDOWN != 0 })
 	}
 	eventually(t, "the kernel tells that the link is down", down)

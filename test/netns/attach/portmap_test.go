@@ -80,8 +80,7 @@ func TestPortsAndBandwidthOfDefinitions(t *testing.T) {
 func shaped(t *testing.T, node *space) int {
 	t.Helper()
 	count := 0
-	all, err := node.LinkList()
-	must(t, err)
+	all := whole(t, node.LinkList)
 	for _, l := range all {
 		queues, err := node.QdiscList(l)
 		must(t, err)

@@ -207,8 +207,7 @@ func TestClusterIPsWithEndpointsOnEth0(t *testing.T) {
 // ours lists the routes that netplane made in the main table, with their metric.
 func ours(t *testing.T, s *space, family int) []string {
 	t.Helper()
-	all, err := s.RouteList(nil, family)
-	must(t, err)
+	all := whole(t, func() ([]netlink.Route, error) { return s.RouteList(nil, family) })
 	var out []string
 	for _, r := range all {
 		if r.Protocol != 110 {

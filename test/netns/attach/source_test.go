@@ -80,8 +80,7 @@ func rulesOf(t *testing.T, s *space) []string {
 	t.Helper()
 	var out []string
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		rules, err := s.RuleList(family)
-		must(t, err)
+		rules := whole(t, func() ([]netlink.Rule, error) { return s.RuleList(family) })
 		for _, r := range rules {
 			if r.Src != nil {
 				out = append(out, fmt.Sprintf("from %s table %d", r.Src, r.Table))

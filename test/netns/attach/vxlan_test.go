@@ -247,8 +247,7 @@ func linkLocal(t *testing.T, s *space, nic string) string {
 	t.Helper()
 	var out string
 	eventually(t, "the NIC has a link-local address", func() bool {
-		all, err := s.AddrList(s.link(t, nic), netlink.FAMILY_V6)
-		must(t, err)
+		all := whole(t, func() ([]netlink.Addr, error) { return s.AddrList(s.link(t, nic), netlink.FAMILY_V6) })
 		for _, a := range all {
 			if a.IP.IsLinkLocalUnicast() && a.Flags&unix.IFA_F_TENTATIVE == 0 {
 				out = a.IP.String()

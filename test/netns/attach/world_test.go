@@ -5,6 +5,7 @@ package attach
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -90,8 +91,7 @@ func (s *space) up(t *testing.T, name string) {
 // links lists the names of all links but lo.
 func (s *space) links(t *testing.T) []string {
 	t.Helper()
-	all, err := s.LinkList()
-	must(t, err)
+	all := whole(t, s.LinkList)
 	var out []string
 	for _, l := range all {
 		if name := l.Attrs().Name; name != "lo" {
@@ -105,8 +105,7 @@ func (s *space) links(t *testing.T) []string {
 // addresses lists what a link has, without link-local addresses.
 func (s *space) addresses(t *testing.T, name string) []string {
 	t.Helper()
-	all, err := s.AddrList(s.link(t, name), netlink.FAMILY_ALL)
-	must(t, err)
+	all := whole(t, func() ([]netlink.Addr, error) { return s.AddrList(s.link(t, name), netlink.FAMILY_ALL) })
 	var out []string
 	for _, a := range all {
 		if a.IP.IsLinkLocalUnicast() {
@@ -125,8 +124,7 @@ func (s *space) addresses(t *testing.T, name string) []string {
 // routes lists a family's routes of the main table, as "to via dev".
 func (s *space) routes(t *testing.T, family int) []string {
 	t.Helper()
-	all, err := s.RouteList(nil, family)
-	must(t, err)
+	all := whole(t, func() ([]netlink.Route, error) { return s.RouteList(nil, family) })
 	var out []string
 	for _, r := range all {
 		if r.Type != unix.RTN_UNICAST || r.Dst != nil && (r.Dst.IP.IsLinkLocalUnicast() || r.Dst.IP.IsMulticast()) {
@@ -178,6 +176,17 @@ func wired(t *testing.T, names ...string) []*space {
 			return out[i].link(t, "eth1").Attrs().OperState == netlink.OperUp && fabric.link(t, "port-"+name).Attrs().OperState == netlink.OperUp
 		})
 	}
+	return out
+}
+
+// whole lists anew what changed while the kernel listed it.
+func whole[T any](t *testing.T, list func() ([]T, error)) []T {
+	t.Helper()
+	out, err := list()
+	for try := 0; errors.Is(err, netlink.ErrDumpInterrupted) && try < 100; try++ {
+		out, err = list()
+	}
+	must(t, err)
 	return out
 }
 
