@@ -30,7 +30,7 @@ build() {
 	dpkg-deb --extract ./*.deb package
 	release="$(ls package/lib/modules)"
 	folder="lib/modules/$release"
-	mkdir -p first/{bin,sbin,proc,sys,dev,host,layer,root} "first/$folder"
+	mkdir -p first/{bin,sbin,proc,sys,dev,host,layer,all} "first/$folder"
 	cp "$(command -v busybox)" first/bin/busybox
 	ln -s /bin/busybox first/sbin/modprobe
 	cp "$ROOT/hack/vm/init.sh" first/init

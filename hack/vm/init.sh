@@ -15,10 +15,10 @@ for module in virtio_pci 9pnet_virtio 9p overlay br_netfilter; do busybox modpro
 busybox mount -t 9p -o trans=virtio,version=9p2000.L,ro,msize=512000,cache=loose host /host
 busybox mount -t tmpfs layer /layer
 busybox mkdir /layer/data /layer/work
-busybox mount -t overlay -o lowerdir=/host,upperdir=/layer/data,workdir=/layer/work all /root
-for folder in proc sys dev; do busybox mount --move "/$folder" "/root/$folder"; done
-busybox mount -t tmpfs run /root/run
-command="$(busybox sed -n 's/.*vm\.run=\([^ ]*\).*/\1/p' /root/proc/cmdline)"
-busybox chroot /root /bin/bash "$command" </root/dev/null
+busybox mount -t overlay -o lowerdir=/host,upperdir=/layer/data,workdir=/layer/work all /all
+for folder in proc sys dev; do busybox mount --move "/$folder" "/all/$folder"; done
+busybox mount -t tmpfs run /all/run
+command="$(busybox sed -n 's/.*vm\.run=\([^ ]*\).*/\1/p' /all/proc/cmdline)"
+busybox chroot /all /bin/bash "$command" </all/dev/null
 echo "vm.exit=$?"
 busybox poweroff -f
