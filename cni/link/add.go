@@ -154,8 +154,10 @@ func (p *pod) bear(all []addition) error {
 		switch {
 		case isExists(err):
 			err = p.bearAgain(a)
-		case err != nil && p.has(a.Name): // older kernels look at the name last
-			err = errTaken
+		case err != nil: // older kernels look at the name last
+			if taken, _ := p.has(a.Name); taken {
+				err = errTaken
+			}
 		}
 		a.made = err == nil
 		failed = append(failed, a.unmade(err))
@@ -206,10 +208,10 @@ func (a *addition) unmade(err error) error {
 // errTaken: CNI specification, ADD: an interface of that name must not exist.
 var errTaken = errors.New("the pod has an interface")
 
-// has says whether the pod has an interface; where it cannot be told, not.
-func (p *pod) has(name string) bool {
+// has says whether the pod has an interface.
+func (p *pod) has(name string) (bool, error) {
 	present, err := p.inside.find([]string{name})
-	return err == nil && present[0].err == nil
+	return err == nil && present[0].err == nil, err
 }
 
 // bearAgain is for a link whose name was taken: in the pod, which is an error; or
@@ -217,7 +219,12 @@ func (p *pod) has(name string) bool {
 // pod's name up in the host's namespace too, where eth0 exists: then the link is
 // born under another name and takes the right one at once.
 func (p *pod) bearAgain(a *addition) error {
-	if p.has(a.Name) {
+	// Without an answer nothing is touched: the host's end may be that of an
+	// interface that lives.
+	switch taken, err := p.has(a.Name); {
+	case err != nil:
+		return err
+	case taken:
 		return errTaken
 	}
 	spec := *a.Interface
