@@ -43,11 +43,15 @@ build() {
 	mv "$work" "$dir"
 }
 
-make_machine() { [[ -d $dir ]] || step "packing Debian's kernel for a virtual machine" build; }
+make_machine() {
+	[[ ! -d $dir ]] || return 0
+	rm -rf "$CACHE"/vm/new-* # of one that was killed
+	step "packing Debian's kernel for a virtual machine" build
+}
 
 # Emulated: where this runs in a virtual machine itself, KVM may be there and hang. The machine starts in four seconds all the same.
 run() {
-	timeout --kill-after=10 "${VM_TIMEOUT:-1800}" qemu-system-x86_64 -accel tcg,thread=multi -cpu max -smp 2 -m 3072 \
+	exec timeout --kill-after=10 "${VM_TIMEOUT:-1800}" qemu-system-x86_64 -accel tcg,thread=multi -cpu max -smp 2 -m 3072 \
 		-nodefaults -no-reboot -display none -vga none -serial stdio -kernel "$dir/kernel" -initrd "$dir/initrd" \
 		-append "console=ttyS0 quiet loglevel=1 panic=-1 rdinit=/init vm.run=$script" \
 		-virtfs local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap </dev/null
@@ -72,7 +76,8 @@ with_lock vm make_machine
 prune "$CACHE/vm" machine
 (($#)) || exit 0
 script="$(mktemp "$CACHE/vm/run-XXXXXX")"
-trap 'rm -f "$script"' EXIT
+machine=""
+trap 'rm -f "$script"; [[ -z $machine ]] || kill "$machine" 2>/dev/null || true' EXIT
 {
 	for name in PATH HOME GOFLAGS GOCACHE GOMODCACHE GOPATH GOTOOLCHAIN NETPLANE_CACHE XDG_CACHE_HOME; do
 		[[ -z ${!name:-} ]] || printf 'export %s=%q\n' "$name" "${!name}"
@@ -80,6 +85,11 @@ trap 'rm -f "$script"' EXIT
 	printf 'cd %q\n' "$PWD"
 	printf '%q ' "$@"
 } >"$script"
+# Not a pipeline: who ends this script ends the machine with it.
+exec 3< <(run)
+machine=$!
 code=0
-run | report || code=$?
+report <&3 || code=$?
+wait "$machine" || true # it is powering itself off
+machine=""
 exit "$code"
