@@ -246,7 +246,7 @@ func readSetting(path string) (string, error) {
 		return "", err
 	}
 	defer func() { _ = unix.Close(fd) }()
-	var value [64]byte
+	var value [256]byte // more than any of an interface
 	n, err := unix.Read(fd, value[:])
 	if err != nil {
 		return "", err

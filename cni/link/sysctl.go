@@ -5,7 +5,6 @@ package link
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -133,11 +132,11 @@ func (p *pod) wrongSysctls(_ netlink.Link, spec *Interface) ([]string, error) {
 	}
 	var wrong []string
 	for i, s := range settings {
-		raw, err := os.ReadFile(filepath.Join(p.procSys, "net", s.path))
+		has, err := readSetting(filepath.Join(p.procSys, "net", s.path))
 		if err != nil {
 			return nil, fmt.Errorf("reading net/%s: %w", s.path, err)
 		}
-		if has := strings.TrimSpace(string(raw)); has != s.value {
+		if has != s.value {
 			wrong = append(wrong, fmt.Sprintf("has %s %s, not %s", spec.Sysctls[i].Name, has, s.value))
 		}
 	}
